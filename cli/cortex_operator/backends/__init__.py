@@ -1,0 +1,1 @@
+"""The places where replicas can run, behind one protocol."""

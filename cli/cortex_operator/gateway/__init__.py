@@ -1,0 +1,1 @@
+"""The gateway in front of all APIs: Envoy, driven by files."""

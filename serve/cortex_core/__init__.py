@@ -1,0 +1,1 @@
+"""What the command line, the operator and the runtime must agree on."""

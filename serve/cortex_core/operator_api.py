@@ -1,0 +1,289 @@
+"""The documents of the operator's HTTP API, shared by both ends.
+
+Every request carries `Authorization: Bearer <token>`; every error is `Problem` with a 4xx or 5xx status.
+
+    GET    /v1/info                         Info (the only route without a token: says only what listens here)
+    HEAD   /v1/projects/{digest}            200 or 404
+    PUT    /v1/projects/{digest}            archive (tar.gz) → 201; 200 when it was there already
+    POST   /v1/deploy                       DeployRequest → DeployResponse
+    GET    /v1/deployments/{id}?wait=S      Deployment; with wait, answers when it changed or S (≤ 30) seconds passed
+                                            (pass `after=<sequence>` of the last answer)
+    GET    /v1/apis                         list[ApiStatus]
+    GET    /v1/apis/{name}                  ApiStatus
+    DELETE /v1/apis/{name}?keep_cache=BOOL  Message; returns when replicas and route are gone
+    POST   /v1/apis/{name}/refresh?force=BOOL      ApiResult
+    POST   /v1/apis/{name}/rollback         RollbackRequest → ApiResult
+    GET    /v1/apis/{name}/history          list[HistoryEntry], newest first
+    GET    /v1/apis/{name}/logs?tail=N&since=S&replica=ID&follow=BOOL   text/plain, one `LogRecord` (JSON) a line
+    GET    /v1/events?api=NAME&tail=N       list[Event], oldest first
+    POST   /v1/shutdown?replicas=BOOL       Message; stops the operator, and with replicas=true all it runs first
+
+Strict on what people write, lenient on what other versions send: unknown fields are ignored, new ones have
+defaults.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from cortex_core.spec.types import Api, Struct
+
+Action = Literal["creating", "updating", "up to date", "already updating", "unchanged", "failed"]
+"""What a deploy did with one API; "unchanged" is a dry run's word for "up to date"."""
+
+DeploymentState = Literal["preparing", "starting", "switching", "live", "failed", "superseded"]
+
+StatusCode = Literal[
+    "status_live",
+    "status_updating",
+    "status_error",
+    "status_error_image_pull",
+    "status_oom",
+    "status_stalled",
+    "status_unknown",
+]
+
+
+class Info(Struct):
+    """Who answers."""
+
+    version: str
+    service: str = "cortex-operator"
+    backend: str = "process"
+    gateway: str = ""
+    """URL under which the APIs are reached."""
+    pid: int = 0
+
+
+class DocumentProblem(Struct):
+    """One problem in an API file; see `cortex_core.spec.problems.Problem`."""
+
+    line: int
+    column: int
+    text: str
+
+
+class Problem(Struct):
+    """Why a request was refused.
+
+    Attributes:
+        code: stable word: invalid_config, invalid_project, not_found, conflict, unauthorized, bad_request,
+            failed, timed_out, internal.
+        problems: for invalid_config: all of them, rendered as `cortex validate` shows them.
+    """
+
+    code: str
+    message: str
+    request_id: str = ""
+    hint: str | None = None
+    problems: tuple[DocumentProblem, ...] = ()
+
+
+class Message(Struct):
+    message: str
+
+
+class DeployRequest(Struct):
+    """Deploy the APIs of one file.
+
+    Attributes:
+        config: the file's text.
+        config_name: its name, for messages.
+        project_digest: an uploaded project; None is `patch`: each API keeps the project it has.
+        force: take over from an update in progress.
+        dry_run: say what would happen, do nothing.
+    """
+
+    config: str
+    config_name: str = "cortex.yaml"
+    project_digest: str | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+class Change(Struct):
+    """One difference between what is deployed and what is asked for, e.g. path "handler.config.threshold"."""
+
+    path: str
+    before: Any = None
+    after: Any = None
+
+
+class ApiResult(Struct):
+    """What happened to one API.
+
+    Attributes:
+        deployment_id: to follow with GET /v1/deployments/{id}; None when there is nothing to wait for.
+        replaces_replicas: whether running replicas are replaced.
+        notices: parts of the spec that have no effect on this backend.
+        error: set when this API failed; the others of the file are not affected.
+    """
+
+    name: str
+    kind: str
+    action: Action
+    message: str
+    release_id: str | None = None
+    deployment_id: str | None = None
+    replaces_replicas: bool = False
+    changes: tuple[Change, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class DeployResponse(Struct):
+    results: tuple[ApiResult, ...]
+
+
+class RollbackRequest(Struct):
+    """Release to go back to; None is the one before the current."""
+
+    release_id: str | None = None
+
+
+class Deployment(Struct):
+    """A release on its way to being live.
+
+    Attributes:
+        sequence: grows with every change of this deployment.
+        progress: what is going on, in a few words ("installing 3 packages", "1 of 2 replicas ready").
+        error: why it failed.
+        log_tail: the failing replica's last log lines (message and traceback, as text).
+    """
+
+    id: str
+    api: str
+    release_id: str
+    state: DeploymentState
+    sequence: int
+    replicas_requested: int
+    replicas_ready: int
+    progress: str = ""
+    error: str | None = None
+    log_tail: tuple[str, ...] = ()
+    started_at: float = 0.0
+    finished_at: float | None = None
+
+
+class GroupCounts(Struct):
+    """Replicas of one generation, by state."""
+
+    pending: int = 0
+    initializing: int = 0
+    ready: int = 0
+    err_image_pull: int = 0
+    terminating: int = 0
+    failed: int = 0
+    killed: int = 0
+    killed_oom: int = 0
+    stalled: int = 0
+    unknown: int = 0
+
+
+class ReplicaCounts(Struct):
+    requested: int
+    updated: GroupCounts
+    stale: GroupCounts
+
+
+class ReplicaStatus(Struct):
+    """One replica, for `get`."""
+
+    id: str
+    release_id: str
+    state: str
+    restarts: int = 0
+    failure: str | None = None
+    pid: int | None = None
+    port: int | None = None
+    admin_port: int | None = None
+    in_flight: int = 0
+    started_at: float | None = None
+
+
+class Status(Struct):
+    status_code: StatusCode
+    status: str
+    """As people read it: live, updating, error, …"""
+    replica_counts: ReplicaCounts
+    message: str | None = None
+    """The last failure, when there is one to show."""
+
+
+class NetworkStats(Struct):
+    """Counted at the gateway since the API was last created; latency is the mean in milliseconds."""
+
+    latency: float | None = None
+    code_2xx: int = 0
+    code_4xx: int = 0
+    code_5xx: int = 0
+    total: int = 0
+
+
+class Metrics(Struct):
+    network_stats: NetworkStats = NetworkStats()
+
+
+class ModelStatus(Struct):
+    name: str
+    version: str
+    digest: str
+    state: str
+    loaded_at: float | None = None
+    error: str | None = None
+
+
+class ApiStatus(Struct):
+    """One API as `cortex get -o json` shows it.
+
+    Attributes:
+        spec: the live release's, with defaults (plus id, last_updated, project_id in `release`).
+        endpoint: full URL through the gateway.
+        api_versions: release ids, newest first.
+    """
+
+    spec: Api
+    status: Status
+    endpoint: str
+    release_id: str
+    last_updated: float
+    deployment_id: str | None = None
+    project_id: str = ""
+    metrics: Metrics = Metrics()
+    models: tuple[ModelStatus, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
+    api_versions: tuple[str, ...] = ()
+
+
+class HistoryEntry(Struct):
+    """One release that was deployed.
+
+    Attributes:
+        reason: deploy, patch, refresh or rollback.
+        state: of its newest deployment.
+        current: whether it is the live one.
+    """
+
+    release_id: str
+    deployed_at: float
+    reason: str
+    state: DeploymentState
+    current: bool
+    project_id: str = ""
+
+
+class LogRecord(Struct):
+    """One line of a replica's log; `line` is the JSON object as written."""
+
+    replica: str
+    line: str
+
+
+class Event(Struct):
+    """Something the operator did or saw."""
+
+    at: float
+    api: str
+    level: Literal["info", "warning", "error"]
+    message: str
+    deployment_id: str | None = None

@@ -1,0 +1,60 @@
+"""How a backend starts a replica: the command line, the requirements and the signals they agree on.
+
+A replica is one `cortex-serve` process and the workers below it. Whoever starts it gives it
+
+    cortex-serve RELEASE.json --project DIR --replica ID --host HOST --port PORT --admin-port PORT --log-dir DIR
+
+where RELEASE.json is a `cortex_core.release.Release`, DIR the extracted project. It serves the API's HTTP
+contract on PORT (path `/`), and on the admin port `/healthz`, `/readyz`, `/metrics` and `/models`.
+
+- It is live once `/readyz` answers 200: every worker has built its handler and a probe went through the
+  request path. Until then, and after SIGTERM, `/readyz` answers 503 with JSON saying why.
+- It writes its log, one JSON object a line, to `<log-dir>/<replica>.jsonl`, rotated to `.jsonl.1`, `.jsonl.2` …
+- SIGTERM: finish what is in flight, within `SHUTDOWN_GRACE` seconds, exit 0. A second SIGTERM: now.
+- A handler that cannot be loaded ends the replica with `EXIT_HANDLER_FAILED`; the traceback is in the log.
+"""
+
+from __future__ import annotations
+
+SHUTDOWN_GRACE = 60.0
+EXIT_HANDLER_FAILED = 1
+
+REQUIREMENTS = (
+    "granian>=2.8,<2.9",
+    "msgspec>=0.19",
+    "prometheus-client>=0.20",
+    "python-multipart>=0.0.18",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+)
+"""What the runtime needs beside a handler; ranges, because handlers pin too."""
+
+
+def command(
+    *,
+    python: str,
+    release: str,
+    project: str,
+    replica: str,
+    host: str,
+    port: int,
+    admin_port: int,
+    log_dir: str,
+) -> list[str]:
+    """The argv of one replica.
+
+    Args:
+        python: interpreter of the handler's environment.
+        release: path of the release document.
+        project: folder of the extracted project.
+        replica: the replica's id.
+        host: address to listen on.
+        port, admin_port: TCP ports.
+        log_dir: existing folder for the log.
+    """
+    return [
+        python, "-m", "cortex_serve", release,
+        "--project", project, "--replica", replica,
+        "--host", host, "--port", str(port), "--admin-port", str(admin_port),
+        "--log-dir", log_dir,
+    ]  # fmt: skip
