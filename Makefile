@@ -15,11 +15,11 @@ $(INSTALLED): pyproject.toml serve/cortex_core/version.py
 	touch $@
 
 demo: install
-	$(BIN)/python examples/demo.py
+	examples/demo.sh
 
 test: install
-	$(BIN)/python -m pytest tests/unit tests/contracts -n 2 -q
-	$(BIN)/python -m pytest tests/integration tests/e2e -q
+	$(BIN)/pytest tests/unit tests/contracts -n 2 -q
+	$(BIN)/pytest tests/integration tests/e2e -q
 
 check: install
 	$(BIN)/ruff check .
@@ -32,10 +32,10 @@ fix: install
 	$(BIN)/ruff format .
 
 e2e: install
-	$(BIN)/python -m pytest tests/e2e -q
+	$(BIN)/pytest tests/e2e -q
 
 bench: install
-	$(BIN)/python -m benchmarks
+	PYTHONPATH=tests $(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,17 +6,18 @@ Every request carries `Authorization: Bearer <token>`; every error is `Problem` 
     HEAD   /v1/projects/{digest}            200 or 404
     PUT    /v1/projects/{digest}            archive (tar.gz) → 201; 200 when it was there already
     POST   /v1/deploy                       DeployRequest → DeployResponse
-    GET    /v1/deployments/{id}?wait=S      Deployment; with wait, answers when it changed or S (≤ 30) seconds passed
-                                            (pass `after=<sequence>` of the last answer)
+    GET    /v1/deployments/{id}?wait=S      Deployment; with wait, answers when it changed since
+                                            `after=<sequence>`, or after S (≤ 30) seconds
     GET    /v1/apis                         list[ApiStatus]
     GET    /v1/apis/{name}                  ApiStatus
     DELETE /v1/apis/{name}?keep_cache=BOOL  Message; returns when replicas and route are gone
     POST   /v1/apis/{name}/refresh?force=BOOL      ApiResult
     POST   /v1/apis/{name}/rollback         RollbackRequest → ApiResult
     GET    /v1/apis/{name}/history          list[HistoryEntry], newest first
-    GET    /v1/apis/{name}/logs?tail=N&since=S&replica=ID&follow=BOOL   text/plain, one `LogRecord` (JSON) a line
+    GET    /v1/apis/{name}/logs?tail=N&since=S&replica=ID&follow=BOOL
+                                            text/plain, a `LogRecord` (JSON) a line; ends when the client leaves
     GET    /v1/events?api=NAME&tail=N       list[Event], oldest first
-    POST   /v1/shutdown?replicas=BOOL       Message; stops the operator, and with replicas=true all it runs first
+    POST   /v1/shutdown?replicas=BOOL       Message; stops the operator; with replicas=true all it runs first
 
 Strict on what people write, lenient on what other versions send: unknown fields are ignored, new ones have
 defaults.
@@ -44,7 +45,7 @@ StatusCode = Literal[
 ]
 
 
-class Info(Struct):
+class Info(Struct, frozen=True):
     """Who answers."""
 
     version: str
@@ -55,7 +56,7 @@ class Info(Struct):
     pid: int = 0
 
 
-class DocumentProblem(Struct):
+class DocumentProblem(Struct, frozen=True):
     """One problem in an API file; see `cortex_core.spec.problems.Problem`."""
 
     line: int
@@ -63,7 +64,7 @@ class DocumentProblem(Struct):
     text: str
 
 
-class Problem(Struct):
+class Problem(Struct, frozen=True):
     """Why a request was refused.
 
     Attributes:
@@ -79,11 +80,11 @@ class Problem(Struct):
     problems: tuple[DocumentProblem, ...] = ()
 
 
-class Message(Struct):
+class Message(Struct, frozen=True):
     message: str
 
 
-class DeployRequest(Struct):
+class DeployRequest(Struct, frozen=True):
     """Deploy the APIs of one file.
 
     Attributes:
@@ -101,7 +102,7 @@ class DeployRequest(Struct):
     dry_run: bool = False
 
 
-class Change(Struct):
+class Change(Struct, frozen=True):
     """One difference between what is deployed and what is asked for, e.g. path "handler.config.threshold"."""
 
     path: str
@@ -109,7 +110,7 @@ class Change(Struct):
     after: Any = None
 
 
-class ApiResult(Struct):
+class ApiResult(Struct, frozen=True):
     """What happened to one API.
 
     Attributes:
@@ -131,17 +132,17 @@ class ApiResult(Struct):
     error: str | None = None
 
 
-class DeployResponse(Struct):
+class DeployResponse(Struct, frozen=True):
     results: tuple[ApiResult, ...]
 
 
-class RollbackRequest(Struct):
+class RollbackRequest(Struct, frozen=True):
     """Release to go back to; None is the one before the current."""
 
     release_id: str | None = None
 
 
-class Deployment(Struct):
+class Deployment(Struct, frozen=True):
     """A release on its way to being live.
 
     Attributes:
@@ -165,7 +166,7 @@ class Deployment(Struct):
     finished_at: float | None = None
 
 
-class GroupCounts(Struct):
+class GroupCounts(Struct, frozen=True):
     """Replicas of one generation, by state."""
 
     pending: int = 0
@@ -180,13 +181,13 @@ class GroupCounts(Struct):
     unknown: int = 0
 
 
-class ReplicaCounts(Struct):
+class ReplicaCounts(Struct, frozen=True):
     requested: int
     updated: GroupCounts
     stale: GroupCounts
 
 
-class ReplicaStatus(Struct):
+class ReplicaStatus(Struct, frozen=True):
     """One replica, for `get`."""
 
     id: str
@@ -201,7 +202,7 @@ class ReplicaStatus(Struct):
     started_at: float | None = None
 
 
-class Status(Struct):
+class Status(Struct, frozen=True):
     status_code: StatusCode
     status: str
     """As people read it: live, updating, error, …"""
@@ -210,7 +211,7 @@ class Status(Struct):
     """The last failure, when there is one to show."""
 
 
-class NetworkStats(Struct):
+class NetworkStats(Struct, frozen=True):
     """Counted at the gateway since the API was last created; latency is the mean in milliseconds."""
 
     latency: float | None = None
@@ -220,11 +221,11 @@ class NetworkStats(Struct):
     total: int = 0
 
 
-class Metrics(Struct):
+class Metrics(Struct, frozen=True):
     network_stats: NetworkStats = NetworkStats()
 
 
-class ModelStatus(Struct):
+class ModelStatus(Struct, frozen=True):
     name: str
     version: str
     digest: str
@@ -233,7 +234,7 @@ class ModelStatus(Struct):
     error: str | None = None
 
 
-class ApiStatus(Struct):
+class ApiStatus(Struct, frozen=True):
     """One API as `cortex get -o json` shows it.
 
     Attributes:
@@ -255,7 +256,7 @@ class ApiStatus(Struct):
     api_versions: tuple[str, ...] = ()
 
 
-class HistoryEntry(Struct):
+class HistoryEntry(Struct, frozen=True):
     """One release that was deployed.
 
     Attributes:
@@ -272,14 +273,14 @@ class HistoryEntry(Struct):
     project_id: str = ""
 
 
-class LogRecord(Struct):
+class LogRecord(Struct, frozen=True):
     """One line of a replica's log; `line` is the JSON object as written."""
 
     replica: str
     line: str
 
 
-class Event(Struct):
+class Event(Struct, frozen=True):
     """Something the operator did or saw."""
 
     at: float

@@ -1,6 +1,6 @@
 """A release: one API's spec and project, frozen; the only document the operator hands to the runtime.
 
-Two digests decide what an update does (`spec/cortex.md` 1.12):
+Two digests decide what an update does:
 
 `replica_digest`  over what is running code: name, kind, handler or definition, compute (equivalent quantities
                   count as equal), project content, runtime version. When it changes, replicas are replaced.

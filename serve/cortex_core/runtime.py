@@ -10,14 +10,19 @@ contract on PORT (path `/`), and on the admin port `/healthz`, `/readyz`, `/metr
 - It is live once `/readyz` answers 200: every worker has built its handler and a probe went through the
   request path. Until then, and after SIGTERM, `/readyz` answers 503 with JSON saying why.
 - It writes its log, one JSON object a line, to `<log-dir>/<replica>.jsonl`, rotated to `.jsonl.1`, `.jsonl.2` …
-- SIGTERM: finish what is in flight, within `SHUTDOWN_GRACE` seconds, exit 0. A second SIGTERM: now.
-- A handler that cannot be loaded ends the replica with `EXIT_HANDLER_FAILED`; the traceback is in the log.
+- SIGTERM: finish what is in flight, within `SHUTDOWN_GRACE` seconds, exit 0. A second SIGTERM: now, exit 143.
+- A handler that cannot be loaded ends the replica with `EXIT_HANDLER_FAILED`; the traceback is in the log. What
+  keeps the replica itself from starting, e.g. a port in use, ends it with `EXIT_CANNOT_START`.
+- It closes a connection on which no complete request head came for `IDLE_TIMEOUT` seconds. Whoever keeps idle
+  connections to it must let go of them earlier, else a request can meet a connection that is being closed.
 """
 
 from __future__ import annotations
 
 SHUTDOWN_GRACE = 60.0
+IDLE_TIMEOUT = 60.0
 EXIT_HANDLER_FAILED = 1
+EXIT_CANNOT_START = 3
 
 REQUIREMENTS = (
     "granian>=2.8,<2.9",
@@ -25,7 +30,6 @@ REQUIREMENTS = (
     "prometheus-client>=0.20",
     "python-multipart>=0.0.18",
     "starlette>=0.40",
-    "uvicorn>=0.30",
 )
 """What the runtime needs beside a handler; ranges, because handlers pin too."""
 

@@ -43,8 +43,10 @@ class Replica:
             failed (died; the backend will try again after a delay), killed_oom (died by the memory limit).
         host, port: where the gateway reaches it; kept over restarts, so that a connection attempt made while
             it restarts can simply be repeated. None while there is no address.
-        restarts: how often it died and was started again.
+        restarts: how often it died; each time it is started again after a delay.
         failure: why it last died, one line, or None. Kept while it is restarted, cleared when it is ready.
+        handler_failed: its handler could not be loaded (`EXIT_HANDLER_FAILED`) and it has not been ready since;
+            starting it again will hardly help, a deployment gives up at once.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Replica:
     pid: int | None = None
     restarts: int = 0
     failure: str | None = None
+    handler_failed: bool = False
     started_at: float | None = None
 
 
@@ -139,7 +142,8 @@ class Backend(Protocol):
     async def apply(self, workload: Workload) -> None:
         """Make `workload.replicas` replicas of it run from now on. Returns at once; see `observe`.
 
-        Called again with another count it starts or stops the difference; with the same, does nothing.
+        Called again with another count it starts or stops the difference, the highest slots first to go; with
+        the same, does nothing.
         """
         ...
 
@@ -165,4 +169,3 @@ class Backend(Protocol):
     async def forget(self, api: str) -> None:
         """Remove what is kept of an API that has no workload any more: logs, releases."""
         ...
-

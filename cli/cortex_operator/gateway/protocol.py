@@ -6,13 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cortex_core.errors import CortexError
+from cortex_core.operator_api import NetworkStats
+
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Upstream:
     """Where one replica listens.
 
     Attributes:
-        draining: finish what is in flight there, send nothing new.
+        host: an IP address; names are not resolved.
+        port: TCP port.
+        draining: finish what is in flight there, send nothing new. It may be stopped once `in_flight`
+            says 0 for it, and be left out once it is gone.
     """
 
     host: str
@@ -27,7 +33,8 @@ class Route:
     Attributes:
         api: its name; unique.
         endpoint: path, e.g. "/iris"; matches with and without a trailing slash, nothing below it.
-        upstreams: its replicas; empty means 503 "no replica is ready".
+        upstreams: its replicas; empty means 503 "no replica is ready". One that is restarting on its port
+            stays in: what cannot be connected to is tried elsewhere, and again for about 4 s.
         max_concurrency: requests in flight beyond which the gateway answers 503 with Retry-After,
             over all replicas together.
     """
@@ -38,7 +45,7 @@ class Route:
     max_concurrency: int
 
 
-class GatewayFailed(Exception):
+class GatewayFailed(CortexError):
     """The gateway could not be started or did not take a configuration in time."""
 
 
@@ -63,10 +70,15 @@ class Gateway(Protocol):
         No request in flight and no kept-alive connection of an unchanged route notices.
 
         Raises:
-            GatewayFailed: it did not take the configuration before the deadline.
+            GatewayFailed: it did not take the configuration before the deadline; what was served before
+                still is.
         """
         ...
 
     async def in_flight(self) -> Mapping[str, Mapping[Upstream, int]]:
         """Requests in flight per API and upstream (the key's `draining` is always False)."""
+        ...
+
+    async def stats(self) -> Mapping[str, NetworkStats]:
+        """What was answered per API since it was created, as far as this gateway object knows."""
         ...

@@ -10,13 +10,22 @@ Nothing here may import YAML or a validator: workers load this module.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:  # only type checkers ask; they cannot see that msgspec hands these options down to subclasses
+
+    def dataclass_transform(**_options):
+        return lambda decorated: decorated
+
 
 Nanoseconds: TypeAlias = int
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Struct(msgspec.Struct, frozen=True, kw_only=True):
     """A value: immutable, built by keyword."""
 
@@ -64,7 +73,7 @@ class Definition(Struct):
     dependencies: Dependencies = Dependencies()
 
 
-class Handler(Definition):
+class Handler(Definition, kw_only=True):
     type: Literal["python", "tensorflow"]
     protobuf_path: str | None = None
     tensorflow_serving_image: str | None = None

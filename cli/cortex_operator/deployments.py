@@ -1,0 +1,217 @@
+"""How one release gets live: preparing → starting → switching → live, or failed.
+
+Every step is idempotent and every transition is on disk before the next step, so `carry_out` may be called
+again after a crash at any point and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cortex_core.release import Release
+from cortex_operator.backends.protocol import Backend, LogQuery, PreparationFailed, Replica
+from cortex_operator.clock import Bell, Clock, heard
+from cortex_operator.gateway.protocol import GatewayFailed
+from cortex_operator.log_tail import LINES, as_text
+from cortex_operator.router import Router
+from cortex_operator.routes import slot
+from cortex_operator.state import State, StoredDeployment
+from cortex_operator.workloads import Workloads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long a deployment may take, in seconds.
+
+    Attributes:
+        preparing: fetching the project and building its environment.
+        ready: from starting replicas until all are ready.
+        drain: for requests in flight at replicas that are replaced.
+        look: the longest time between two looks at the backend.
+        failures: so many deaths of a replica before it was ever ready end the deployment.
+        gateway_attempts: how often the gateway is asked to switch, a second apart.
+    """
+
+    preparing: float = 1800.0
+    ready: float = 600.0
+    drain: float = 60.0
+    look: float = 1.0
+    failures: int = 2
+    gateway_attempts: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a deployment cannot succeed."""
+
+    error: str
+    log_tail: tuple[str, ...] = ()
+
+
+class Deployments:
+    """Carries deployments out.
+
+    Args:
+        bell: rings when something that the backend shows has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        backend: Backend,
+        workloads: Workloads,
+        router: Router,
+        clock: Clock,
+        bell: Bell,
+        limits: Limits,
+    ) -> None:
+        self._state = state
+        self._backend = backend
+        self._workloads = workloads
+        self._router = router
+        self._clock = clock
+        self._bell = bell
+        self._limits = limits
+
+    async def carry_out(self, deployment: StoredDeployment) -> None:
+        """Bring a deployment to its end, from wherever it is; it is finished when this returns."""
+        failure = None if deployment.state == "switching" else await self._get_ready(deployment)
+        if failure is None:
+            failure = await self._switch(deployment)
+        if failure is None:
+            self._state.live(deployment.id)
+        else:
+            self._state.failed(deployment.id, failure.error, log_tail=failure.log_tail)
+
+    async def _get_ready(self, deployment: StoredDeployment) -> Failure | None:
+        """Everything before the switch; done again from the beginning after a crash, when it is quick."""
+        failure = await self._prepare(deployment)
+        if failure is None:
+            self._state.starting(deployment.id)
+            failure = await self._start(deployment)
+        if failure is None:
+            self._state.switching(deployment.id)
+        return failure
+
+    async def _prepare(self, deployment: StoredDeployment) -> Failure | None:
+        self._state.progress(deployment.id, "preparing the project")
+
+        def report(text: str) -> None:
+            self._state.progress(deployment.id, text)
+
+        try:
+            return await self._within(
+                self._limits.preparing,
+                self._backend.prepare(self._release(deployment), report),
+                "preparing the project",
+            )
+        except PreparationFailed as failed:
+            return Failure(error=failed.message, log_tail=tuple(failed.output[-LINES:]))
+
+    async def _start(self, deployment: StoredDeployment) -> Failure | None:
+        await self._workloads.start(deployment)
+        if deployment.replicas_requested <= self._workloads.kept(deployment):
+            return None
+        return await self._ready(deployment)
+
+    async def _ready(self, deployment: StoredDeployment) -> Failure | None:
+        """Wait until enough replicas are ready, or until it is clear that they will not be."""
+        deadline = self._clock.monotonic() + self._limits.ready
+        trials, kept = Trials(self._limits.failures), self._workloads.kept(deployment)
+        while True:
+            ring = self._bell.listen()
+            replicas = [r for r in await self._backend.observe() if r.workload == deployment.workload_id]
+            ready = sum(each.state == "ready" for each in replicas)
+            self._state.progress(
+                deployment.id, _progress(replicas, ready, deployment.replicas_requested), ready=ready
+            )
+            if ready >= deployment.replicas_requested:
+                return None
+            if (hopeless := trials.hopeless([r for r in replicas if slot(r) >= kept])) is not None:
+                return await self._failure_of(hopeless)
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return await self._too_slow(deployment, replicas, ready)
+            await heard(ring, self._clock, min(left, self._limits.look))
+
+    async def _switch(self, deployment: StoredDeployment) -> Failure | None:
+        for attempt in range(1, self._limits.gateway_attempts + 1):
+            try:
+                await self._router.apply()
+            except GatewayFailed as failed:
+                if attempt == self._limits.gateway_attempts:
+                    return Failure(error=f"the gateway did not switch: {failed}")
+                self._state.progress(deployment.id, f"the gateway did not switch, trying again: {failed}")
+                await self._clock.sleep(1.0)
+            else:
+                break
+        return None
+
+    async def _failure_of(self, replica: Replica) -> Failure:
+        if replica.handler_failed:
+            error = f"the handler of {replica.api} cannot be loaded (replica {replica.id})"
+        else:
+            why = replica.failure or "no reason is known"
+            error = f"replica {replica.id} died {replica.restarts} times before it was ready: {why}"
+        return Failure(error=error, log_tail=await self._log_tail(replica))
+
+    async def _too_slow(
+        self, deployment: StoredDeployment, replicas: Sequence[Replica], ready: int
+    ) -> Failure:
+        waiting = next((each for each in replicas if each.state != "ready"), None)
+        return Failure(
+            error=f"{ready} of {deployment.replicas_requested} replicas were ready after "
+            f"{self._limits.ready:g} seconds"
+            + (f": {waiting.failure}" if waiting and waiting.failure else ""),
+            log_tail=() if waiting is None else await self._log_tail(waiting),
+        )
+
+    async def _log_tail(self, replica: Replica) -> tuple[str, ...]:
+        query = LogQuery(tail=LINES, replica=replica.id)
+        return as_text([line.text async for line in self._backend.logs(replica.api, query)])
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, None], what: str) -> Failure | None:
+        task = asyncio.ensure_future(work)
+        alarm = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({task, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                task.result()
+                return None
+            return Failure(error=f"{what} took longer than {seconds:g} seconds")
+        finally:
+            alarm.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+
+    def _release(self, deployment: StoredDeployment) -> Release:
+        release = self._state.release(deployment.api, deployment.release_id)
+        assert release is not None, "the release of a deployment in progress is never pruned"
+        return release
+
+
+class Trials:
+    """Counts how often replicas died before they were ever ready, as far as this was seen."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._proven: set[str] = set()
+
+    def hopeless(self, replicas: Sequence[Replica]) -> Replica | None:
+        """A replica that starting again will not help."""
+        for replica in replicas:
+            if replica.state == "ready":
+                self._proven.add(replica.id)
+            if replica.id not in self._proven and (replica.handler_failed or replica.restarts >= self._limit):
+                return replica
+        return None
+
+
+def _progress(replicas: Sequence[Replica], ready: int, requested: int) -> str:
+    text = f"{ready} of {requested} replicas ready"
+    failed = next((each for each in replicas if each.state in ("failed", "killed_oom")), None)
+    return text if failed is None else f"{text}; {failed.id} died and is started again: {failed.failure}"

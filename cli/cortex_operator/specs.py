@@ -1,0 +1,65 @@
+"""Reads the APIs of a file that is to be deployed or patched, each with the project it will have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cortex_core.errors import NotFound
+from cortex_core.spec.load import load
+from cortex_core.spec.problems import InvalidConfig, Problem
+from cortex_core.spec.types import Api
+from cortex_operator.projects import ProjectFolder
+
+
+def read_specs(
+    text: str,
+    *,
+    filename: str,
+    deployed: Sequence[Api],
+    project_digest: str | None,
+    project_of: Callable[[str], str | None],
+    open_project: Callable[[str], ProjectFolder],
+) -> list[Api]:
+    """The typed specs of a file, validated against its project and what is deployed.
+
+    Args:
+        text, filename: the API file.
+        deployed: specs the file has to get along with.
+        project_digest: the project of all its APIs, or None when each keeps its own.
+        project_of: the project an API has now, or None when it is not deployed.
+        open_project: the files of a project.
+
+    Raises:
+        InvalidConfig: all problems.
+        NotFound: a project is not there, or an API that shall keep its project is not deployed.
+    """
+    if project_digest is not None:
+        return load(text, filename=filename, project=open_project(project_digest), deployed=deployed)
+    specs = load(text, filename=filename, deployed=deployed)
+    projects: dict[str, list[str]] = {}
+    for spec in specs:
+        digest = project_of(spec.name)
+        if digest is None:
+            raise NotFound(
+                f"{spec.name} is not deployed, so it has no project that could be kept", hint="cortex deploy"
+            )
+        projects.setdefault(digest, []).append(spec.name)
+    problems = [
+        problem
+        for digest, names in projects.items()
+        for problem in _problems(text, filename, deployed, open_project(digest))
+        if problem.path.partition(".")[0] in names
+    ]
+    if problems:
+        raise InvalidConfig(problems)
+    return specs
+
+
+def _problems(
+    text: str, filename: str, deployed: Sequence[Api], project: ProjectFolder
+) -> tuple[Problem, ...]:
+    try:
+        load(text, filename=filename, project=project, deployed=deployed)
+    except InvalidConfig as invalid:
+        return invalid.problems
+    return ()

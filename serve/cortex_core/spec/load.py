@@ -1,0 +1,76 @@
+"""Reading an API file: text → document → schema problems → rule problems → typed spec.
+
+Every step looks at all of the file; what an earlier step found wrong, the later ones leave alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cortex_core.spec import build, document, neighbours, rules, schema
+from cortex_core.spec.problems import MOST_FINDINGS, InvalidConfig
+from cortex_core.spec.rules import ProjectFiles
+from cortex_core.spec.types import Api, TrafficSplitter
+from cortex_core.spec.view import views
+from cortex_core.version import __version__
+
+__all__ = ["InvalidConfig", "ProjectFiles", "load"]
+
+
+def load(
+    text: str | bytes,
+    *,
+    filename: str = "cortex.yaml",
+    project: ProjectFiles | None = None,
+    deployed: Sequence[Api] | None = None,
+) -> list[Api]:
+    """Read an API file.
+
+    Args:
+        text: its content.
+        filename: its name, for messages.
+        project: the files that are shipped with it; None leaves out the rules about them.
+        deployed: what is deployed now; None leaves out the rules about that.
+
+    Returns:
+        The APIs in the order to apply them: that of the file, but traffic splitters last (F-13).
+
+    Raises:
+        InvalidConfig: the file has problems; all of them (at most a thousand).
+    """
+    source, findings = document.read(text, filename)
+    entries = source.root.value
+    shape = schema.check(entries, findings)
+    findings += shape
+    if isinstance(entries, list) and len(entries) <= schema.MOST_APIS:
+        apis = views(entries, findings)
+        for api in apis:
+            findings += rules.check(api, project)
+        findings += neighbours.check(apis, deployed)
+    if findings:
+        hint = _reference(entries) if shape else None
+        raise InvalidConfig(map(source.problem, findings[:MOST_FINDINGS]), hint=hint)
+    specs = [build.build(entry, project) for entry in entries]
+    return sorted(specs, key=lambda spec: isinstance(spec, TrafficSplitter))
+
+
+def _reference(entries: Any) -> str:
+    """Where the keys are explained (F-08)."""
+    kinds = (
+        [entry.get("kind") for entry in entries if isinstance(entry, dict)]
+        if isinstance(entries, list)
+        else []
+    )
+    known = [_REFERENCES[kind] for kind in kinds if isinstance(kind, str) and kind in _REFERENCES]
+    file = known[0] if known else _REFERENCES["RealtimeAPI"]
+    return f"every key of version {__version__}, with type, default and limits: configs/reference/{file}"
+
+
+_REFERENCES = {
+    "RealtimeAPI": "realtime-python.yaml",
+    "AsyncAPI": "async.yaml",
+    "BatchAPI": "batch.yaml",
+    "TaskAPI": "task.yaml",
+    "TrafficSplitter": "traffic-splitter.yaml",
+}

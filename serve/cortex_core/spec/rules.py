@@ -1,0 +1,379 @@
+"""The rules of one API that a schema cannot say: what crosses fields, and what must be in the project.
+
+Each rule is a function that yields what it finds; it stays silent about values that are wrong already. Rules
+that look at several APIs are in `neighbours`. The ids are those of the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+from cortex_core.spec import proto
+from cortex_core.spec.endpoint import canonical
+from cortex_core.spec.problems import Finding, closest, listed, shown
+from cortex_core.spec.units import parse_duration, parse_quantity
+from cortex_core.spec.view import View
+
+SECOND = 10**9
+LONGEST_DURATION = 2**63 - 1
+LOCATIONS = ("path", "paths", "dir")
+MODEL_SECTIONS = ("handler.models", "handler.multi_model_reloading")
+NEURON_CORES = 4
+
+
+class ProjectFiles(Protocol):
+    """The files that are shipped."""
+
+    @property
+    def files(self) -> Collection[str]:
+        """Relative paths with `/`."""
+
+    def read(self, path: str) -> bytes:
+        """The content of one of the files.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+
+
+def check(api: View, project: ProjectFiles | None) -> Iterator[Finding]:
+    """Apply every rule to one API.
+
+    Args:
+        project: None leaves out the rules about files.
+    """
+    for rule in _RULES:
+        yield from rule(api)
+    if project is not None:
+        for file_rule in _FILE_RULES:
+            yield from file_rule(api, project)
+
+
+def model_location(api: View) -> Iterator[Finding]:
+    """S-03, S-04: exactly one of path, paths and dir."""
+    for section in MODEL_SECTIONS:
+        if not api.has(section) or not api.is_sound(section):
+            continue
+        given = [key for key in LOCATIONS if api.get(f"{section}.{key}")]
+        if len(given) == 2:
+            yield api.finding(
+                section, f"{listed([f'{key!r}' for key in given])} conflict; keep one of them", at_key=True
+            )
+        elif len(given) != 1:
+            found = "none is given" if not given else "all three are given"
+            yield api.finding(section, f"specify only one of 'path', 'paths' and 'dir'; {found}", at_key=True)
+
+
+def model_names(api: View) -> Iterator[Finding]:
+    """S-35: no model is listed twice."""
+    for section in MODEL_SECTIONS:
+        models = api.get(f"{section}.paths") if api.is_sound(f"{section}.paths") else None
+        seen = set[str]()
+        for index, model in enumerate(models or ()):
+            if model["name"] in seen:
+                message = f"the model name {shown(model['name'])} is used twice; names must be unique"
+                yield api.finding(f"{section}.paths", message, index, "name")
+            seen.add(model["name"])
+
+
+def cache_sizes(api: View) -> Iterator[Finding]:
+    """S-07, S-08, S-09."""
+    for section in MODEL_SECTIONS:
+        memory, disk = f"{section}.cache_size", f"{section}.disk_cache_size"
+        if not (api.has(memory) or api.has(disk)) or not api.is_sound(memory, disk):
+            continue
+        if not (api.has(memory) and api.has(disk)):
+            given = "cache_size" if api.has(memory) else "disk_cache_size"
+            message = f"give both 'cache_size' and 'disk_cache_size', or neither; only '{given}' is given"
+            yield api.finding(section, message, at_key=True)
+        elif api.get(memory) > api.get(disk):
+            message = (
+                f"cache_size ({api.get(memory)}) cannot be greater than disk_cache_size ({api.get(disk)})"
+            )
+            yield api.finding(memory, message)
+        processes = api.values("handler.processes_per_replica")
+        if processes is not None and processes[0] > 1:
+            message = f"must be 1 with model caching (cache_size, disk_cache_size), got {processes[0]}"
+            yield api.finding("handler.processes_per_replica", message)
+
+
+def batch_size(api: View) -> Iterator[Finding]:
+    """S-10, S-11, S-12: requests that wait for a batch each hold a thread."""
+    size_path = "handler.server_side_batching.max_batch_size"
+    values = api.values(
+        "handler.type",
+        size_path,
+        "handler.processes_per_replica",
+        "handler.threads_per_process",
+        "compute.inf",
+    )
+    if values is None or values[1] is None:
+        return
+    kind, size, processes, threads, inf = values
+    if kind == "python" and threads != size:
+        message = f"max_batch_size ({size}) must be equal to threads_per_process ({threads}) for type python"
+        yield api.finding(size_path, message)
+    elif kind == "tensorflow" and not inf and size > processes * threads:
+        most = (
+            f"processes_per_replica × threads_per_process ({processes} × {threads} = {processes * threads})"
+        )
+        message = f"max_batch_size ({size}) cannot be greater than {most}"
+        yield api.finding(size_path, message)
+    elif kind == "tensorflow" and inf and size > threads:
+        message = (
+            f"max_batch_size ({size}) cannot be greater than threads_per_process ({threads}) with Inferentia"
+        )
+        yield api.finding(size_path, message)
+
+
+def grpc_without_batching(api: View) -> Iterator[Finding]:
+    """S-15."""
+    protobuf, batching = "handler.protobuf_path", "handler.server_side_batching"
+    if api.is_sound("kind", protobuf, "handler.type") and api.has(protobuf) and api.has(batching):
+        yield api.finding(
+            batching, "'protobuf_path' and 'server_side_batching' conflict; keep one of them", at_key=True
+        )
+
+
+def durations(api: View) -> Iterator[Finding]:
+    """V-07, V-08: bounds of durations."""
+    for path, least in _LEAST_DURATIONS.items():
+        values = api.values(path)
+        if values is None or values[0] is None:
+            continue
+        text, nanoseconds = values[0], parse_duration(values[0])
+        if nanoseconds > LONGEST_DURATION:
+            yield api.finding(path, f"must be less than 292 years, got {shown(text)}")
+        elif nanoseconds < least:
+            bound = "greater than 0s" if least == 1 else f"at least {least // SECOND}s"
+            yield api.finding(path, f"must be {bound}, got {shown(text)}")
+        elif path == "autoscaling.window" and nanoseconds % (10 * SECOND):
+            yield api.finding(path, f"must be a multiple of 10s, got {shown(text)}")
+
+
+_LEAST_DURATIONS = {
+    "autoscaling.window": 10 * SECOND,
+    "autoscaling.downscale_stabilization_period": 0,
+    "autoscaling.upscale_stabilization_period": 0,
+    "handler.server_side_batching.batch_interval": 1,
+}
+
+
+def least_compute(api: View) -> Iterator[Finding]:
+    """1.8: minima of cpu and mem."""
+    for path, least in (("compute.cpu", "20m"), ("compute.mem", "20Mi")):
+        values = api.values(path)
+        if values is None or values[0] is None:
+            continue
+        if parse_quantity(str(values[0])) < parse_quantity(least):
+            yield api.finding(path, f"must be at least {least}, got {shown(values[0])}")
+
+
+def shared_memory(api: View) -> Iterator[Finding]:
+    """S-20."""
+    for path in ("handler.shm_size", "definition.shm_size"):
+        values = api.values(path, "compute.mem")
+        if values is None or None in values:
+            continue
+        size, memory = values
+        if parse_quantity(size) > parse_quantity(memory):
+            yield api.finding(path, f"shm_size ({size}) cannot be greater than compute.mem ({memory})")
+
+
+def accelerators(api: View) -> Iterator[Finding]:
+    """S-21, S-23."""
+    values = api.values("compute.gpu", "compute.inf")
+    if values is None or not values[1]:
+        return
+    if values[0]:
+        message = f"cannot be combined: gpu is {values[0]} and inf is {values[1]}; keep one of them"
+        yield api.finding("compute", message, at_key=True)
+    processes = api.values("handler.processes_per_replica")
+    if processes is not None and NEURON_CORES * values[1] % processes[0]:
+        message = f"must be 1, 2 or 4 with one Inferentia chip, got {processes[0]}"
+        yield api.finding("handler.processes_per_replica", message)
+
+
+def target_concurrency(api: View) -> Iterator[Finding]:
+    """S-24."""
+    target_path, most_path = "autoscaling.target_replica_concurrency", "autoscaling.max_replica_concurrency"
+    values = api.values(
+        target_path, most_path, "handler.processes_per_replica", "handler.threads_per_process"
+    )
+    if values is None or api.kind not in ("RealtimeAPI", "AsyncAPI"):
+        return
+    target, most, processes, threads = values
+    if target is not None and target > most:
+        message = (
+            f"target_replica_concurrency ({target}) cannot be greater than max_replica_concurrency ({most})"
+        )
+        yield api.finding(target_path, message)
+    elif target is None and processes * threads > most:
+        product = f"{processes} × {threads} = {processes * threads}"
+        message = (
+            f"max_replica_concurrency ({most}) cannot be less than target_replica_concurrency, "
+            f"which is processes_per_replica × threads_per_process ({product}) unless it is given"
+        )
+        given = most_path if api.has(most_path) else "handler.threads_per_process"
+        yield api.finding(given, message)
+
+
+def replica_counts(api: View) -> Iterator[Finding]:
+    """S-25, S-26."""
+    values = api.values("autoscaling.min_replicas", "autoscaling.max_replicas")
+    if values is None:
+        return
+    fewest, most = values
+    if fewest > most:
+        given = (
+            "autoscaling.min_replicas" if api.has("autoscaling.min_replicas") else "autoscaling.max_replicas"
+        )
+        yield api.finding(given, f"min_replicas ({fewest}) cannot be greater than max_replicas ({most})")
+        return
+    initial = api.get("autoscaling.init_replicas") if api.is_sound("autoscaling.init_replicas") else None
+    if initial is not None and initial > most:
+        message = f"init_replicas ({initial}) cannot be greater than max_replicas ({most})"
+        yield api.finding("autoscaling.init_replicas", message)
+    elif initial is not None and initial < fewest:
+        message = f"init_replicas ({initial}) cannot be less than min_replicas ({fewest})"
+        yield api.finding("autoscaling.init_replicas", message)
+
+
+def surge_or_unavailable(api: View) -> Iterator[Finding]:
+    """S-27."""
+    values = api.values("update_strategy.max_surge", "update_strategy.max_unavailable")
+    if values is not None and all(value in (0, "0%") for value in values):
+        message = "max_surge and max_unavailable cannot both be zero: no replica could be replaced"
+        yield api.finding("update_strategy", message, at_key=True)
+
+
+def splitter_weights(api: View) -> Iterator[Finding]:
+    """S-28."""
+    if api.kind != "TrafficSplitter" or not api.is_sound("apis"):
+        return
+    total = sum(target["weight"] for target in api.get("apis") or () if not target.get("shadow", False))
+    if total != 100:
+        yield api.finding("apis", f"the weights (without shadow) must total 100, got {total}", at_key=True)
+
+
+def splitter_targets(api: View) -> Iterator[Finding]:
+    """S-29, S-30."""
+    if api.kind != "TrafficSplitter" or not api.is_sound("apis"):
+        return
+    seen, shadows = set[str](), 0
+    for index, target in enumerate(api.get("apis") or ()):
+        if target["name"] in seen:
+            yield api.finding(
+                "apis", f"{shown(target['name'])} is listed twice; list each API once", index, "name"
+            )
+        seen.add(target["name"])
+        shadows += target.get("shadow", False)
+        if target.get("shadow", False) and shadows > 1:
+            yield api.finding("apis", "only one API of a traffic splitter can be the shadow", index, "shadow")
+
+
+def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
+    """1.4, 1.5: `path` is a file of the project."""
+    for path in ("handler.path", "definition.path"):
+        if api.is_sound(path) and api.has(path):
+            yield from _missing_file(api, path, project)
+
+
+def python_path(api: View, project: ProjectFiles) -> Iterator[Finding]:
+    """1.4: a folder with at least one shipped file."""
+    for path in ("handler.python_path", "definition.python_path"):
+        if not api.is_sound(path) or not api.has(path):
+            continue
+        folder = normalized_python_path(api.get(path))
+        if not any(file.startswith(folder) for file in project.files):
+            message = f"the folder {shown(api.get(path))} does not exist or was excluded from the project"
+            yield api.finding(path, message)
+
+
+def normalized_python_path(text: str) -> str:
+    """Without a leading `./`, with a trailing slash, as the paths in a project are written."""
+    return "".join(f"{part}/" for part in text.split("/") if part not in ("", "."))
+
+
+def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
+    """S-14, S-16, S-17."""
+    path = "handler.protobuf_path"
+    if not api.is_sound(path) or not api.has(path):
+        return
+    missing = list(_missing_file(api, path, project))
+    if missing:
+        yield from missing
+        return
+    try:
+        found = proto.read(project.read(api.get(path)))
+    except OSError as error:
+        yield api.finding(path, f"cannot be read: {error.strerror or error}")
+        return
+    yield from _service_count(api, path, found)
+    yield from _package(api, path, found)
+    yield from _grpc_endpoint(api, found)
+
+
+def grpc_endpoint(name: str, source: bytes) -> str:
+    """The only endpoint a gRPC API can have (S-17)."""
+    found = proto.read(source)
+    return f"/{found.package or name}.{found.services[0]}"
+
+
+def _service_count(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
+    if len(found.services) != 1:
+        names = f": {', '.join(found.services)}" if found.services else ""
+        yield api.finding(
+            path, f"the file must define exactly one service, found {len(found.services)}{names}"
+        )
+
+
+def _package(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
+    if api.name is None:
+        return
+    wanted = api.name.replace("-", "_")
+    if found.package is None:
+        yield api.finding(path, f"the file must name its package; add 'package {wanted};'")
+    elif found.package != wanted:
+        yield api.finding(
+            path, f"the file's package must be '{wanted}' (the API's name), got '{found.package}'"
+        )
+
+
+def _grpc_endpoint(api: View, found: proto.Proto) -> Iterator[Finding]:
+    endpoint = api.values("networking.endpoint")
+    if endpoint is None or endpoint[0] is None or found.package is None or len(found.services) != 1:
+        return
+    only = f"/{found.package}.{found.services[0]}"
+    if canonical(endpoint[0]) != only:
+        message = f"a gRPC API can only have the endpoint '{only}' (the default), got {shown(endpoint[0])}"
+        yield api.finding("networking.endpoint", message)
+
+
+def _missing_file(api: View, path: str, project: ProjectFiles) -> Iterator[Finding]:
+    file = api.get(path)
+    if file in project.files:
+        return
+    meant = closest(file.removeprefix("./"), project.files)
+    advice = f"; did you mean '{meant}'?" if meant else ""
+    yield api.finding(path, f"the file {shown(file)} does not exist or was excluded from the project{advice}")
+
+
+_RULES = (
+    model_location,
+    model_names,
+    cache_sizes,
+    batch_size,
+    grpc_without_batching,
+    durations,
+    least_compute,
+    shared_memory,
+    accelerators,
+    target_concurrency,
+    replica_counts,
+    surge_or_unavailable,
+    splitter_weights,
+    splitter_targets,
+)
+_FILE_RULES = (source_file, python_path, grpc_service)

@@ -1,0 +1,261 @@
+"""A handler as an application: what both carriers, `wsgi` and `asgi`, need to answer a request.
+
+    request ─▶ carrier ─▶ Plan.arguments ─▶ the user's method ─▶ response.answer ─▶ carrier ─▶ client
+                  └─ not for the handler ─▶ Application.elsewhere      failures ─▶ Application.failed
+
+Everything that can be known before the first request is worked out when the application is made: which verbs
+there are, what their methods declare, all header lists.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import logging
+import os
+import re
+import secrets
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from cortex_core.release import Release
+from cortex_core.spec.types import RealtimeAPI
+from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
+from cortex_serve.callbacks import Callbacks
+from cortex_serve.handler import HandlerFailed
+from cortex_serve.metrics_client import MetricsClient
+from cortex_serve.response import Answer, NotSerializable
+from cortex_serve.stats import Stats
+
+__all__ = ["Application", "HandlerFailed", "Log", "create_application"]
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+INTERNAL_SERVER_ERROR = "internal server error"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADER_NAMES = re.compile(r"[A-Za-z0-9._~!#$%&'*+^`|, -]{1,4096}")
+_CALLBACKS_SECONDS = 30.0
+
+
+class Log(Protocol):
+    """Where a worker writes (`cortex_serve.log`)."""
+
+    @property
+    def logger(self) -> logging.Logger: ...
+
+    @property
+    def request_id(self) -> ContextVar[str]:
+        """The id of the request being answered."""
+
+    def access(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
+        """Note one answered request; must be cheap."""
+
+
+class Plan:
+    """What answering one verb takes.
+
+    Attributes:
+        call: the handler's bound method.
+        payload, query_params, headers: whether it declares the argument of that name.
+        is_async: it is a coroutine function; others are called on a thread.
+    """
+
+    __slots__ = ("call", "headers", "is_async", "payload", "query_params")
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        names = signatures.declared(call)
+        self.call = call
+        self.payload = "payload" in names
+        self.query_params = "query_params" in names
+        self.headers = "headers" in names
+        self.is_async = inspect.iscoroutinefunction(call)
+
+    def arguments(
+        self, body: bytes, content_type: str | None, query: str | bytes, headers: Headers | None
+    ) -> dict[str, Any]:
+        """The arguments the method declares.
+
+        Raises:
+            payload.InvalidPayload: it declares the payload, and the body is not what its content type says.
+        """
+        named: dict[str, Any] = {}
+        if self.payload:
+            named["payload"] = payload.read(body, content_type)
+        if self.query_params:
+            named["query_params"] = QueryParams(query)
+        if self.headers:
+            named["headers"] = headers
+        return named
+
+
+class Application:
+    """One handler instance and how it is reached over HTTP.
+
+    Args:
+        instance: the handler.
+        threads: how many synchronous calls run at a time.
+        log: where the worker writes.
+        max_body_bytes: larger requests are answered 413.
+
+    Attributes:
+        plans: by verb, e.g. "POST".
+        is_async: some method is a coroutine function or a generator: serve `asgi`. Otherwise serve `wsgi`.
+        stats: what was answered so far.
+    """
+
+    def __init__(
+        self, instance: Any, *, threads: int, log: Log, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        methods = {verb.upper(): getattr(instance, f"handle_{verb}", None) for verb in signatures.VERBS}
+        self.instance = instance
+        self.plans = {verb: Plan(method) for verb, method in methods.items() if callable(method)}
+        self.is_async = any(_waits(plan.call) for plan in self.plans.values())
+        self.threads = threads
+        self.max_body_bytes = max_body_bytes
+        self.log = log
+        self.stats = Stats()
+        self.callbacks = Callbacks(threads=threads, logger=log.logger)
+        self._allow = ("allow", ", ".join([*self.plans, "OPTIONS"]))
+        self._prefix = secrets.token_hex(10)
+        self._numbers = itertools.count(1)
+        self._wsgi = None if self.is_async else wsgi.Carrier(self)
+        self._asgi = asgi.Carrier(self)
+
+    @property
+    def wsgi(self) -> wsgi.Carrier:
+        """The WSGI application; only where `is_async` is False."""
+        if self._wsgi is None:
+            raise RuntimeError("this handler is asynchronous: serve `asgi`")
+        return self._wsgi
+
+    @property
+    def asgi(self) -> ASGIApp:
+        """The ASGI application."""
+        return self._asgi
+
+    def request_id(self, given: str | None) -> str:
+        """The id a request goes by: the one it brought if that is harmless, else a new one."""
+        if given and _REQUEST_ID.fullmatch(given):
+            return given
+        return f"{self._prefix}{next(self._numbers):012x}"
+
+    def info(self) -> dict[str, Any]:
+        """What `GET /info` answers: metadata of the models, of which there are none."""
+        return {}
+
+    def elsewhere(self, method: str, path: str, request_id: str, preflight: str | None) -> Answer:
+        """Answer what is not for the handler: other paths, other verbs, CORS preflights.
+
+        Args:
+            preflight: value of `access-control-request-headers`.
+        """
+        if path not in ("/", "/info"):
+            return response.error(404, "not_found", f"there is nothing at {path[:200]!r}", request_id)
+        if method == "OPTIONS":
+            return Answer(204, _preflight(preflight))
+        if path == "/":
+            message = f"this API does not answer {method[:20]}"
+            return response.error(405, "method_not_allowed", message, request_id, self._allow)
+        if method != "GET":
+            message = f"/info does not answer {method[:20]}"
+            return response.error(405, "method_not_allowed", message, request_id, ("allow", "GET, OPTIONS"))
+        return response.answer(self.info())
+
+    def failed(self, error: BaseException, request_id: str) -> Answer:
+        """Answer a request that raised, and log what its author did not expect."""
+        if isinstance(error, payload.InvalidJson):
+            text = str(error)
+            return response.error(400, "invalid_json", text, request_id, error=text)
+        if isinstance(error, payload.InvalidPayload):
+            return response.text_error(400, str(error))
+        if isinstance(error, payload.BodyTooLarge):
+            message = f"the body is larger than {self.max_body_bytes} bytes"
+            return response.error(413, "body_too_large", message, request_id)
+        if isinstance(error, payload.BodyIncomplete):
+            return response.error(400, "body_incomplete", "the body ended early", request_id)
+        if isinstance(error, HTTPException):
+            try:
+                return response.raised(error)
+            except Exception as reason:  # noqa: BLE001 - a status or detail that cannot be sent
+                error = reason
+        self.log_failure(error)
+        return response.text_error(500, INTERNAL_SERVER_ERROR)
+
+    def log_failure(self, error: BaseException) -> None:
+        """Write what the handler's author needs to see of an exception."""
+        if isinstance(error, NotSerializable):
+            self.log.logger.error("%s", error)
+            return
+        self.log.logger.error(
+            "the handler raised %s: %s",
+            type(error).__name__,
+            error,
+            exc_info=(type(error), error, tracebacks.from_first_user_frame(error)),
+        )
+
+    def close(self) -> None:
+        """Let callbacks that still run finish."""
+        self.callbacks.close(timeout=_CALLBACKS_SECONDS)
+        self._asgi.close()
+        if self._wsgi is not None:
+            self._wsgi.close()
+
+
+def create_application(
+    release: Release, project_dir: Path, *, log: Log, max_body_bytes: int = MAX_BODY_BYTES
+) -> Application:
+    """Load a release's handler, check it, build it, and make it an application.
+
+    The process works in the project from here on.
+
+    Args:
+        release: of a RealtimeAPI with a python handler over HTTP.
+        project_dir: the extracted project.
+        log: where the worker writes.
+        max_body_bytes: larger requests are answered 413.
+
+    Raises:
+        HandlerFailed: the handler cannot be loaded or built; the text says why, to its author.
+    """
+    spec = release.spec
+    if not isinstance(spec, RealtimeAPI) or spec.handler.type != "python" or spec.handler.protobuf_path:
+        raise HandlerFailed(f"{release.name}: only python handlers of a RealtimeAPI over HTTP can be served")
+    if spec.handler.multi_model_reloading or spec.handler.server_side_batching:
+        raise HandlerFailed(
+            f"{release.name}: 'multi_model_reloading' and 'server_side_batching' cannot be served yet"
+        )
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns about each malformed form
+    compat.install(log.logger)
+    handler.enter(project_dir, spec.handler.python_path)
+    cls = handler.load_class(project_dir, spec.handler.path)
+    problems = signatures.check(cls, signatures.CONTRACTS["RealtimeAPI", "python", "http"])
+    if problems:
+        raise HandlerFailed("\n".join(f"{spec.handler.path}: {problem}" for problem in problems))
+    available = {
+        "config": compat.config(spec.handler),
+        "metrics_client": MetricsClient(os.environ.get("HOST_IP", "127.0.0.1")),
+    }
+    instance = handler.construct(cls, available)
+    return Application(
+        instance, threads=spec.handler.threads_per_process, log=log, max_body_bytes=max_body_bytes
+    )
+
+
+def _waits(call: Callable[..., Any]) -> bool:
+    """Whether answers of this method are better sent from an event loop: it waits, or yields."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(is_kind(call) for is_kind in kinds)
+
+
+def _preflight(requested: str | None) -> response.Headers:
+    """The CORS headers; `*` does not cover `authorization`, so names that were asked for are repeated."""
+    if not requested or not _HEADER_NAMES.fullmatch(requested):
+        return response.CORS
+    name = "access-control-allow-headers"
+    return [(each, requested if each == name else value) for each, value in response.CORS]

@@ -1,0 +1,241 @@
+"""The ASGI carrier, for handlers that wait: coroutine functions and generators.
+
+Methods that are not run on threads of their own. A client that goes away cancels what runs for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from cortex_serve import response
+from cortex_serve.background import never
+from cortex_serve.payload import BodyIncomplete, BodyTooLarge
+from cortex_serve.response import NO_BODY, Answer
+from cortex_serve.stats import CLIENT_CLOSED
+
+if TYPE_CHECKING:
+    from cortex_serve.application import Application, Plan
+
+
+class Carrier:
+    """The application as ASGI calls it."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._threads = ThreadPoolExecutor(application.threads, thread_name_prefix="cortex-handler")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+        else:
+            await self._serve(scope, receive, send)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        headers = _first_values(scope["headers"])
+        request_id = self._application.request_id(headers.get(b"x-request-id"))
+        method = scope["method"]
+        path = scope["path"] or "/"
+        plan = self._application.plans.get(method)
+        reply = _Reply(send, request_id)
+        if path != "/" or (plan is None and method == "OPTIONS"):
+            preflight = headers.get(b"access-control-request-headers")
+            await reply.send(self._application.elsewhere(method, path, request_id, preflight))
+            return
+        counters = self._application.stats.counters()
+        counters.in_flight += 1
+        token = self._application.log.request_id.set(request_id)
+        status = CLIENT_CLOSED
+        try:
+            status = await self._respond(plan, scope, headers, receive, reply)
+        finally:
+            seconds = perf_counter() - started
+            counters.finish(status, seconds)
+            self._application.log.access(method, path, status, seconds, request_id)
+            self._application.log.request_id.reset(token)
+
+    async def _respond(
+        self,
+        plan: Plan | None,
+        scope: Scope,
+        headers: dict[bytes, str],
+        receive: Receive,
+        reply: _Reply,
+    ) -> int:
+        """Answer a request for the API itself; returns the status for the statistics."""
+        if plan is None:
+            await reply.send(self._application.elsewhere(scope["method"], "/", reply.request_id, None))
+            return reply.status
+        try:
+            body = await self._body(headers, receive) if plan.payload else b""
+        except (BodyTooLarge, BodyIncomplete) as error:
+            await reply.send(self._application.failed(error, reply.request_id))
+            return reply.status
+        watch = _Watch(receive, reply)
+        try:
+            answer = await self._call(plan, scope, headers, body, reply.request_id)
+            await self._reply(answer, scope, reply)
+        except asyncio.CancelledError:
+            if not watch.client_gone:
+                raise
+            return CLIENT_CLOSED
+        finally:
+            watch.end()
+        await self._run_after(answer)
+        return reply.status
+
+    async def _call(
+        self, plan: Plan, scope: Scope, headers: dict[bytes, str], body: bytes, request_id: str
+    ) -> Answer:
+        try:
+            arguments = plan.arguments(
+                body,
+                headers.get(b"content-type"),
+                scope["query_string"],
+                Headers(raw=scope["headers"]) if plan.headers else None,
+            )
+            value = await plan.call(**arguments) if plan.is_async else await self._on_thread(plan, arguments)
+            if inspect.isawaitable(value):
+                value = await value
+            return response.answer(value)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+            return self._application.failed(error, request_id)
+
+    async def _on_thread(self, plan: Plan, arguments: dict[str, Any]) -> Any:
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: context.run(plan.call, **arguments))
+
+    async def _reply(self, answer: Answer, scope: Scope, reply: _Reply) -> None:
+        if answer.app is None:
+            await reply.send(answer)
+            return
+        try:
+            await response.run(answer.app, scope, never, reply.pass_on)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+            if not reply.started:
+                await reply.send(self._application.failed(error, reply.request_id))
+                return
+            self._application.log_failure(error)  # the server cuts a response that has no end
+            if not reply.complete:
+                reply.status = 500
+
+    async def _run_after(self, answer: Answer) -> None:
+        loop = asyncio.get_running_loop()
+        callbacks = self._application.callbacks
+        for callback in answer.after:
+            if not callbacks.submit(callback, lambda: loop):
+                await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
+
+    async def _body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
+        """The whole body."""
+        limit = self._application.max_body_bytes
+        declared = headers.get(b"content-length")
+        if declared is not None and int(declared) > limit:
+            raise BodyTooLarge
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise BodyIncomplete
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > limit:
+                raise BodyTooLarge
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                if declared is not None and size < int(declared):
+                    raise BodyIncomplete
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class _Reply:
+    """The way back to the client.
+
+    Attributes:
+        status: that was sent.
+        started, complete: whether the first, and the last, message was sent.
+    """
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self.status = 500
+        self.started = False
+        self.complete = False
+        self.request_id = request_id
+        self._send = send
+
+    async def send(self, answer: Answer) -> None:
+        """Send an answer that has a body."""
+        headers = answer.headers
+        if answer.status not in NO_BODY:
+            headers = [*headers, ("content-length", str(len(answer.body)))]
+        await self._start(answer.status, headers)
+        self.complete = True
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    async def pass_on(self, message: Message) -> None:
+        """Send a message of a response that speaks ASGI itself; our headers are added."""
+        if message["type"] == "http.response.start":
+            headers = response.merged(response.decoded(message.get("headers", ())))
+            await self._start(message["status"], headers)
+            return
+        self.complete = not message.get("more_body", False)
+        await self._send(message)
+
+    async def _start(self, status: int, headers: response.Headers) -> None:
+        self.status = status
+        self.started = True
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        raw.append((b"x-request-id", self.request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
+
+class _Watch:
+    """Cancels the task it was made in when the client goes before the response is complete."""
+
+    def __init__(self, receive: Receive, reply: _Reply) -> None:
+        self.client_gone = False
+        self._task = asyncio.current_task()
+        self._watching = asyncio.ensure_future(self._watch(receive, reply))
+
+    def end(self) -> None:
+        self._watching.cancel()
+
+    async def _watch(self, receive: Receive, reply: _Reply) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not reply.complete and self._task is not None:
+            self.client_gone = True
+            self._task.cancel()
+
+
+def _first_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+    """The headers the carrier itself looks at."""
+    return {name: value.decode("latin-1") for name, value in headers if name in _LOOKED_AT}
+
+
+_LOOKED_AT = frozenset(
+    {b"x-request-id", b"content-type", b"content-length", b"access-control-request-headers"}
+)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,116 @@
+"""One event loop beside synchronous carriers, for the few responses that need one.
+
+It is started by the first response that does, and ends with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Scope
+
+from cortex_serve.response import run
+
+_CHUNKS_AHEAD = 8
+
+
+class Background:
+    """The loop and its thread."""
+
+    def __init__(self) -> None:
+        self._starting = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            with self._starting:
+                if self._loop is None:
+                    loop = asyncio.new_event_loop()
+                    threading.Thread(target=loop.run_forever, name="cortex-background", daemon=True).start()
+                    self._loop = loop
+        return self._loop
+
+    def close(self) -> None:
+        """Stop the loop; what still runs on it is abandoned."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+
+class Exchange(Iterator[bytes]):
+    """An ASGI response that runs on the loop while its chunks are taken on the thread that iterates.
+
+    The response is at most a few chunks ahead. `close` ends it, unless it has sent everything.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, app: ASGIApp, scope: Scope) -> None:
+        self.complete = False
+        self._loop = loop
+        self._messages: SimpleQueue[Message | BaseException | None] = SimpleQueue()
+        self._window = asyncio.Semaphore(_CHUNKS_AHEAD)
+        self._running = asyncio.run_coroutine_threadsafe(self._run(app, scope), loop)
+
+    def start(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Wait for status and headers.
+
+        Raises:
+            Exception: whatever the response raised instead.
+        """
+        message = self._next()
+        if message is None:
+            raise RuntimeError("the response ended before it began")
+        return message["status"], list(message.get("headers", ()))
+
+    def __next__(self) -> bytes:
+        if self.complete:
+            raise StopIteration
+        message = self._next()
+        if message is None:
+            raise RuntimeError("the response ended before its last chunk")
+        self.complete = not message.get("more_body", False)
+        return bytes(message.get("body", b""))
+
+    def close(self) -> None:
+        if not self.complete:
+            self._running.cancel()
+
+    def _next(self) -> Message | None:
+        message = self._messages.get()  # always answered: _run puts a last item however it ends
+        if isinstance(message, BaseException):
+            raise message
+        self._loop.call_soon_threadsafe(self._window.release)
+        return message
+
+    async def _run(self, app: ASGIApp, scope: Scope) -> None:
+        last: BaseException | None = None
+        try:
+            await run(app, scope, never, self._send)
+        except Exception as error:
+            last = error
+            if self.complete:
+                raise  # a background task failed; the carrier logs it
+        finally:
+            self._messages.put(last)
+
+    async def _send(self, message: Message) -> None:
+        await self._window.acquire()
+        self._messages.put(message)
+
+
+async def never() -> Message:
+    """A `receive` without messages: the carrier itself watches for a client that goes."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("never")
+
+
+def result_of(awaitable: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """Run an awaitable on another thread's loop and wait for it."""
+
+    async def run() -> Any:
+        return await awaitable
+
+    return asyncio.run_coroutine_threadsafe(run(), loop).result()

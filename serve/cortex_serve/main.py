@@ -1,0 +1,130 @@
+"""`cortex-serve RELEASE …`: run one replica. What it promises is in `cortex_core.runtime`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from cortex_core import dotenv
+from cortex_core import release as releases
+from cortex_core.errors import CortexError
+from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED, SHUTDOWN_GRACE
+from cortex_core.spec.types import Handler, source_of
+from cortex_serve.environment import handler_environment
+from cortex_serve.listeners import MAX_CONNECTIONS, Listeners
+from cortex_serve.log_files import LogFiles, RotatedFile
+from cortex_serve.supervisor import Plan, Supervisor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a replica to its end; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(0)
+    )  # until the supervisor listens, there is nothing to finish
+    _allow_many_connections()
+    logs = LogFiles(RotatedFile(options.log_dir / f"{options.replica}.jsonl"), replica=options.replica)
+    logs.start()
+    try:
+        return _run(options, logs)
+    except CortexError as error:
+        return _give_up(logs, error.message, EXIT_HANDLER_FAILED)
+    except _CannotStart as error:
+        return _give_up(logs, f"the replica cannot start: {error}", EXIT_CANNOT_START)
+    except Exception:
+        logs.write("ERROR", "the supervisor failed", {"exc_info": traceback.format_exc()})
+        logs.close(timeout=1.0)
+        raise
+
+
+class _CannotStart(Exception):
+    """What the command line asks for cannot be had."""
+
+
+def _run(options: argparse.Namespace, logs: LogFiles) -> int:
+    try:
+        release = releases.read(options.release)
+        source = source_of(release.spec)
+        workers = source.processes_per_replica if isinstance(source, Handler) else 1
+        listeners = Listeners(options.host, options.port, workers)
+        admin_listeners = Listeners(options.host, options.admin_port, 1)
+    except (OSError, ValueError) as error:
+        raise _CannotStart(str(error)) from error
+    ports = {"port": listeners.address[1], "admin_port": admin_listeners.address[1]}
+    logs.write("INFO", f"{release.kind} {release.name}, release {release.id}: starting", ports)
+    project = options.project.absolute()
+    environ = handler_environment(
+        release, path=options.release, project=project, port=ports["port"], inherited=os.environ
+    )
+    plan = Plan(
+        replica=options.replica,
+        release=options.release,
+        project=project,
+        workers=workers,
+        environ=environ | dotenv.read(project / ".env", environ),
+        grace=options.grace,
+    )
+
+    def open_admin_port() -> None:
+        from cortex_serve import admin  # while the workers start: importing these takes as long as they do
+        from cortex_serve.metrics import Metrics
+
+        admin.serve(
+            admin_listeners.sockets[0],
+            admin.Pages(
+                health=supervisor.health,
+                unready=supervisor.unready,
+                metrics=Metrics(release.name, supervisor.counts).render,
+                models=list,
+            ),
+        )
+
+    supervisor = Supervisor(plan, listeners=listeners, logs=logs, started=open_admin_port)
+    return supervisor.run()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cortex-serve", description="Run one replica of an API.")
+    parser.add_argument("release", metavar="RELEASE", type=_absolute, help="the release document (JSON)")
+    parser.add_argument(
+        "--project", metavar="DIR", type=_absolute, required=True, help="the extracted project"
+    )
+    parser.add_argument("--replica", metavar="ID", required=True, help="the replica's id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, required=True, help="port of the API; 0: any")
+    parser.add_argument("--admin-port", type=int, required=True, help="port for health and metrics; 0: any")
+    parser.add_argument(
+        "--log-dir", metavar="DIR", type=_absolute, required=True, help="where the log is written"
+    )
+    parser.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=float,
+        default=SHUTDOWN_GRACE,
+        help="time for requests in flight after SIGTERM (default: %(default)s)",
+    )
+    return parser
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_CONNECTIONS if hard == resource.RLIM_INFINITY else min(4 * MAX_CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _give_up(logs: LogFiles, message: str, status: int) -> int:
+    logs.write("ERROR", message)
+    logs.close(timeout=1.0)
+    print(f"cortex-serve: {message}", file=sys.stderr)  # noqa: T201  # for whoever started it by hand
+    return status

@@ -1,0 +1,268 @@
+"""HTTP/1.1 on an inherited listening socket, by granian; the only module that knows granian's insides.
+
+Handlers that are plain methods are carried by granian's WSGI interface: parsing in Rust, the handler right on
+one of `threads` threads, no event loop in between. Those with `async def` are carried by its ASGI interface:
+twice as fast as uvicorn without uvloop and httptools, and with the same sockets, limits and shutdown.
+
+Shutdown (`run` on SIGTERM):
+
+    announce   for `ANNOUNCE` seconds connections are still accepted and answered, each answer closes its
+               connection, so who keeps connections open learns that this worker goes
+    close      nothing more is accepted, idle connections are closed, requests that have begun are answered
+    linger     a connection that has no request in flight for `LINGER` seconds is given up
+
+Used of granian 2.8 (the dependency is pinned to it): `WSGIWorker`, `ASGIWorker`, `SocketHolder`,
+`WorkerSignal` and `CallbackScheduler` of its extension module, in the way of its `server/mp.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cortex_core.runtime import IDLE_TIMEOUT
+from cortex_serve.listeners import BACKLOG, MAX_CONNECTIONS
+
+if TYPE_CHECKING:
+    import asyncio
+
+ANNOUNCE = 0.3
+LINGER = 5.0
+_POLL = 0.1
+_IDLE_THREAD = 30
+
+
+class Application(Protocol):
+    """What is served."""
+
+    @property
+    def is_async(self) -> bool:
+        """Whether to serve `asgi`; `wsgi` otherwise."""
+
+    @property
+    def wsgi(self) -> Callable[..., Iterable[bytes]]: ...
+
+    @property
+    def asgi(self) -> Callable[..., Awaitable[None]]: ...
+
+
+def run(
+    application: Application,
+    *,
+    listener: int,
+    threads: int,
+    in_flight: Callable[[], int],
+    started: Callable[[], None],
+) -> None:
+    """Serve until SIGTERM, then finish what is in flight. Must be called by the main thread.
+
+    Args:
+        application: answers the requests.
+        listener: descriptor of a bound, listening TCP socket; it is closed in the end.
+        threads: how many requests run at once (when the application is not async).
+        in_flight: how many requests are being answered now.
+        started: called once requests are accepted.
+    """
+    server = _Server(listener, in_flight, started)
+    if application.is_async:
+        _run_async(application, server)
+    else:
+        _run_threads(application, server, threads)
+
+
+class _Server:
+    """One granian worker and its way down."""
+
+    def __init__(self, listener: int, in_flight: Callable[[], int], started: Callable[[], None]) -> None:
+        self.granian = _granian()
+        self.leaving = False
+        self.started = started
+        self._listener = listener
+        self._in_flight = in_flight
+        self._signal = self.granian.WorkerSignal()
+        self._done = threading.Event()
+        self._signal.add_cb(self._done.set)
+
+    def serve(self, worker_type: Any, scheduler: Any, loop: object, *, threads: int) -> None:
+        """Accept connections in the background."""
+        socket_holder = self.granian.SocketHolder(self._listener, False, BACKLOG)
+        worker = worker_type(
+            worker_id=1,
+            sock=(None, socket_holder),
+            ipc=None,
+            threads=1,
+            py_threads=threads,
+            py_threads_idle_timeout=_IDLE_THREAD,
+            backpressure=_max_connections(),
+            http_mode="1",
+            http1_opts=_Http1(header_read_timeout=int(IDLE_TIMEOUT * 1000)),
+        )
+        worker.serve_mtr(scheduler, loop, self._signal)
+        self.started()
+
+    def leave(self) -> None:
+        """Announce, close and linger; returns when the worker may end."""
+        self.leaving = True
+        self._done.wait(ANNOUNCE)
+        self._signal.set()
+        quiet_since = time.monotonic()
+        while not self._done.wait(_POLL):
+            if self._in_flight():
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > LINGER:
+                return
+        while self._in_flight():  # its client has gone, which is no reason to break off in the middle
+            time.sleep(_POLL)
+
+
+def _run_threads(application: Application, server: _Server, threads: int) -> None:
+    respond = application.wsgi
+
+    def answer(protocol: Any, environ: dict[str, Any]) -> None:
+        head = _Head()
+        body = respond(environ, head)
+        headers = [*head.headers, ("connection", "close")] if server.leaving else head.headers
+        if isinstance(body, list):
+            protocol.response_bytes(head.status, headers, body[0] if len(body) == 1 else b"".join(body))
+        else:
+            protocol.response_iter(head.status, headers, _Chunks(body))
+
+    wake, woken = os.pipe()  # unlike an Event it can be set by a signal handler at any moment
+    signal.signal(signal.SIGTERM, lambda *_: os.write(woken, b"\0"))
+    granian = server.granian
+    scheduler = granian.CallbackScheduler(_NoLoop, answer, None, None, None)
+    server.serve(granian.WSGIWorker, scheduler, None, threads=threads)
+    os.read(wake, 1)
+    server.leave()
+
+
+def _run_async(application: Application, server: _Server) -> None:
+    import asyncio
+
+    async def until_terminated() -> None:
+        loop = asyncio.get_running_loop()
+        terminated = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, terminated.set)
+        scheduler = _scheduler(application, server, loop)
+        server.serve(server.granian.ASGIWorker, scheduler, loop, threads=1)
+        await terminated.wait()
+        await loop.run_in_executor(None, server.leave)
+
+    asyncio.run(until_terminated())
+
+
+def _scheduler(application: Application, server: _Server, loop: asyncio.AbstractEventLoop) -> Any:
+    """Starts a task on the loop for each request that granian's threads bring."""
+    waiting: deque[Any] = deque()
+    tasks: set[Any] = set()
+
+    async def answer(request: Any) -> None:
+        send = _closing(request.proto.send) if server.leaving else request.proto.send
+        try:
+            await application.asgi(request.scope, request.proto.receive, send)
+        except BaseException as error:  # noqa: BLE001  # granian answers 500 and logs it
+            request.err(error)
+        else:
+            request.done()
+
+    def start_waiting() -> None:
+        while waiting:
+            request = waiting.popleft()
+            task = loop.create_task(answer(request))
+            request.taskref(task)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    def schedule(request: Any) -> None:
+        waiting.append(request)
+        if len(waiting) == 1:  # otherwise the loop is woken already
+            loop.call_soon_threadsafe(start_waiting)
+
+    scheduler = server.granian.CallbackScheduler(loop, answer, None, None, None)
+    scheduler._schedule_fn = schedule
+    return scheduler
+
+
+def _closing(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    def send_with_close(message: dict[str, Any]) -> Awaitable[None]:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        return send(message)
+
+    return send_with_close
+
+
+def _max_connections() -> int:
+    """As many as are allowed and leave the handler half of the descriptors: without any, accepting would spin."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+
+
+class _Head:
+    """`start_response` of a WSGI call; keeps what it is given."""
+
+    __slots__ = ("headers", "status")
+
+    status: int
+    headers: list[tuple[str, str]]
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], _exc_info: object = None) -> None:
+        self.status = int(status[:3])
+        self.headers = headers
+
+
+class _Chunks:
+    """A WSGI body that is no list, as granian wants it."""
+
+    __slots__ = ("__next__", "close")
+
+    def __init__(self, body: Iterable[bytes]) -> None:
+        self.__next__ = iter(body).__next__
+        self.close = getattr(body, "close", lambda: None)
+
+
+class _NoLoop:
+    """Stands where granian wants an event loop and, serving with threads, never uses it."""
+
+    call_soon = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Http1:
+    """granian's HTTP1Settings: milliseconds, bytes."""
+
+    header_read_timeout: int
+    keep_alive: bool = True
+    max_buffer_size: int = 417_792
+    pipeline_flush: bool = False
+
+
+def _granian() -> Any:
+    """granian's extension module, without the package around it.
+
+    The package imports its whole command line, multiprocessing and asyncio with it: 75 ms at every start.
+    """
+    name = "granian._granian"
+    if name not in sys.modules:
+        package = importlib.util.find_spec("granian")
+        if package is None:
+            raise ModuleNotFoundError("granian is not installed", name="granian")
+        spec = importlib.machinery.PathFinder.find_spec(name, package.submodule_search_locations)
+        if spec is None or spec.loader is None:
+            raise ModuleNotFoundError(f"granian at {package.origin} has no extension module", name=name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    logging.getLogger("_granian").setLevel(logging.WARNING)
+    return sys.modules[name]

@@ -1,0 +1,247 @@
+"""Which methods a handler has and which arguments they take, checked before anything is called.
+
+`CONTRACTS` is the whole table. Arguments are passed by keyword, so their order is free and a keyword-only
+parameter is as good as any; `*args` and `**kwargs` are allowed and receive nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method of the user's class.
+
+    Attributes:
+        takes: names it must declare.
+        may_take: names it may declare.
+        required: whether the class must define it.
+    """
+
+    name: str
+    takes: tuple[str, ...] = ()
+    may_take: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the runtime expects of a class.
+
+    Attributes:
+        constructor: `__init__`.
+        methods: those with fixed names.
+        one_of: methods of which at least one must be defined.
+        rpc: names a method of a gRPC service may declare; None where there is no gRPC.
+    """
+
+    constructor: Method
+    methods: tuple[Method, ...] = ()
+    one_of: tuple[Method, ...] = ()
+    rpc: tuple[str, ...] | None = None
+
+
+VERBS = ("post", "get", "put", "patch", "delete")
+
+
+def _constructor(*takes: str, may_take: tuple[str, ...] = ("metrics_client",)) -> Method:
+    return Method(name="__init__", takes=takes, may_take=may_take, required=bool(takes))
+
+
+_REQUEST = ("payload", "query_params", "headers")
+_HTTP = tuple(Method(name=f"handle_{verb}", may_take=_REQUEST) for verb in VERBS)
+_RPC = ("payload", "context")
+_ASYNC = (Method(name="handle_async", may_take=("payload", "request_id")),)
+_BATCH = (
+    Method(name="handle_batch", may_take=("payload", "batch_id")),
+    Method(name="on_job_complete", required=False),
+)
+_MODELS = ("model_client", "metrics_client")
+_JOB = ("job_spec", "metrics_client")
+
+CONTRACTS: dict[tuple[str, str, Literal["http", "grpc", None]], Contract] = {
+    ("RealtimeAPI", "python", "http"): Contract(
+        constructor=_constructor("config", may_take=_MODELS), one_of=_HTTP
+    ),
+    ("RealtimeAPI", "python", "grpc"): Contract(
+        constructor=_constructor("config", "proto_module_pb2", may_take=_MODELS), rpc=_RPC
+    ),
+    ("RealtimeAPI", "tensorflow", "http"): Contract(
+        constructor=_constructor("config", "tensorflow_client"), one_of=_HTTP
+    ),
+    ("RealtimeAPI", "tensorflow", "grpc"): Contract(
+        constructor=_constructor("config", "proto_module_pb2", "tensorflow_client"), rpc=_RPC
+    ),
+    ("AsyncAPI", "python", None): Contract(constructor=_constructor("config"), methods=_ASYNC),
+    ("AsyncAPI", "tensorflow", None): Contract(
+        constructor=_constructor("config", "tensorflow_client"), methods=_ASYNC
+    ),
+    ("BatchAPI", "python", None): Contract(constructor=_constructor("config", may_take=_JOB), methods=_BATCH),
+    ("BatchAPI", "tensorflow", None): Contract(
+        constructor=_constructor("config", "tensorflow_client", may_take=_JOB), methods=_BATCH
+    ),
+    ("TaskAPI", "python", None): Contract(
+        constructor=_constructor(), methods=(Method(name="__call__", takes=("config",)),)
+    ),
+}
+
+_LOAD_MODEL = Method(name="load_model", takes=("model_path",))
+
+
+def check(
+    cls: type,
+    contract: Contract,
+    *,
+    reloads_models: bool = False,
+    batches: bool = False,
+    rpcs: Iterable[str] = (),
+) -> list[str]:
+    """Compare a class with its contract.
+
+    Args:
+        cls: the user's class.
+        contract: one of `CONTRACTS`.
+        reloads_models: the API has `multi_model_reloading`; `model_client` and `load_model` become required.
+        batches: the API has `server_side_batching`; `handle_post` becomes required.
+        rpcs: names of the gRPC service's methods.
+
+    Returns:
+        All problems, one sentence each; empty when the class fits.
+    """
+    return list(_problems(cls, contract, reloads_models, batches, tuple(rpcs)))
+
+
+def declared(function: Any) -> tuple[str, ...]:
+    """The names a method can be given by keyword, `self` left out."""
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(each.name for each in parameters if each.kind in by_keyword and each.name != "self")
+
+
+def _problems(
+    cls: type, contract: Contract, reloads_models: bool, batches: bool, rpcs: tuple[str, ...]
+) -> Iterator[str]:
+    constructor = contract.constructor
+    methods = contract.methods
+    if reloads_models:
+        constructor = Method(
+            name="__init__",
+            takes=(*constructor.takes, "model_client"),
+            may_take=tuple(name for name in constructor.may_take if name != "model_client"),
+        )
+        methods = (*methods, _LOAD_MODEL)
+    yield from _constructor_problems(cls, constructor, reloads_models)
+    for method in methods:
+        yield from _method_problems(cls, method)
+    for rpc in rpcs:
+        yield from _rpc_problems(cls, rpc, contract.rpc or ())
+    yield from _one_of_problems(cls, contract.one_of, batches)
+
+
+def _constructor_problems(cls: type, method: Method, reloads_models: bool) -> Iterator[str]:
+    function: Any = cls.__init__  # type: ignore[misc]  # reading it from the user's class is the point
+    if function is object.__init__:
+        if method.takes:
+            yield f"{cls.__name__}: the method '__init__' is missing; define `{_example(method)}`"
+        return
+    if inspect.iscoroutinefunction(function):
+        yield f"{cls.__name__}.__init__: must not be `async`"
+        return
+    for problem in _argument_problems(cls, method, function):
+        because = " because the API has 'multi_model_reloading'"
+        yield problem + (because if reloads_models and "'model_client' is missing" in problem else "")
+
+
+def _method_problems(cls: type, method: Method) -> Iterator[str]:
+    if not _defines(cls, method.name):
+        if method.required:
+            yield f"{cls.__name__}: the method {method.name!r} is missing; define `{_example(method)}`"
+        return
+    function = getattr(cls, method.name)
+    if not callable(function):
+        yield f"{cls.__name__}.{method.name}: must be a method, but it is of type {type(function).__name__!r}"
+        return
+    yield from _argument_problems(cls, method, function)
+
+
+def _defines(cls: type, name: str) -> bool:
+    """Whether the class itself has it: every class is callable through its metaclass's `__call__`."""
+    return any(name in vars(base) for base in cls.__mro__ if base is not object)
+
+
+def _rpc_problems(cls: type, rpc: str, may_take: tuple[str, ...]) -> Iterator[str]:
+    method = Method(name=rpc, may_take=may_take)
+    if _defines(cls, rpc):
+        yield from _method_problems(cls, method)
+        return
+    yield (
+        f"{cls.__name__}: the method {rpc!r} is missing, which the service in the protobuf file declares; "
+        f"define `{_example(method)}`"
+    )
+
+
+def _one_of_problems(cls: type, methods: tuple[Method, ...], batches: bool) -> Iterator[str]:
+    present = [method for method in methods if callable(getattr(cls, method.name, None))]
+    for method in present:
+        yield from _argument_problems(cls, method, getattr(cls, method.name))
+    if methods and batches and "handle_post" not in [method.name for method in present]:
+        yield f"{cls.__name__}: the method 'handle_post' is missing; 'server_side_batching' needs it"
+    elif methods and not present:
+        names = ", ".join(repr(method.name) for method in methods)
+        own = [key for key, value in vars(cls).items() if key[0] != "_" and callable(value)]
+        typed = difflib.get_close_matches("handle_post", own, n=1)
+        yield f"{cls.__name__}: at least one of {names} must be defined" + (
+            f"; did you mean 'handle_post' by {typed[0]!r}?" if typed else ""
+        )
+
+
+def _argument_problems(cls: type, method: Method, function: Any) -> Iterator[str]:
+    where = f"{cls.__name__}.{method.name}"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        yield f"{where}: its arguments cannot be read; define it with `def`"
+        return
+    parameters = list(signature.parameters.values())
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [each for each in parameters if each.kind not in variadic]
+    if not named or named[0] is not parameters[0] or named[0].name != "self":
+        if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL and not named:
+            return
+        yield f"{where}: the first argument must be 'self'; it is defined as `{method.name}{signature}`"
+        named = [each for each in named if each.name in (*method.takes, *method.may_take)]
+    else:
+        named = named[1:]
+    accepted = (*method.takes, *method.may_take)
+    for parameter in named:
+        if parameter.name not in accepted:
+            yield _unsupported(where, parameter.name, method, signature)
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            yield f"{where}: the argument {parameter.name!r} is passed by name; remove the '/' behind it"
+    present = {each.name for each in named}
+    for name in method.takes:
+        if name not in present:
+            yield f"{where}: the argument {name!r} is missing; it is defined as `{method.name}{signature}`"
+
+
+def _unsupported(where: str, name: str, method: Method, signature: inspect.Signature) -> str:
+    accepted = (*method.takes, *method.may_take)
+    words = sorted(name.split("_"))
+    close = [each for each in accepted if sorted(each.split("_")) == words]
+    close = close or difflib.get_close_matches(name, accepted, n=1, cutoff=0.65)
+    suggestion = f"; did you mean {close[0]!r}?" if close else "."
+    takes = ", ".join(("self", *accepted))
+    return (
+        f"{where}: the argument {name!r} is not supported{suggestion} It may take: {takes}; "
+        f"it is defined as `{method.name}{signature}`"
+    )
+
+
+def _example(method: Method) -> str:
+    takes = ", ".join(("self", *(method.takes or method.may_take)))
+    return f"def {method.name}({takes})"

@@ -1,0 +1,125 @@
+"""What a worker counts while it serves, without a lock on the request path.
+
+Each thread writes its own counters; `snapshot` reads all of them. The counters of a thread that ended go to
+the next new one, so nothing is lost and nothing grows.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import msgspec
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the latency histogram in seconds; one more bucket holds everything above."""
+
+CLIENT_CLOSED = 499
+
+
+class StatsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the worker started.
+
+    Attributes:
+        in_flight: requests being answered now.
+        responses: finished requests by status class: "2XX", "3XX", "4XX", "5XX".
+        client_closed: those of "4XX" whose client had gone (499).
+        latency_buckets: finished requests per bucket of `BUCKETS` and above, not cumulative.
+        latency_sum: seconds of all finished requests together.
+    """
+
+    in_flight: int = 0
+    responses: dict[str, int] = {}
+    client_closed: int = 0
+    latency_buckets: tuple[int, ...] = (0,) * (len(BUCKETS) + 1)
+    latency_sum: float = 0.0
+
+
+class Counters:
+    """One thread's share; only that thread writes it."""
+
+    __slots__ = ("buckets", "classes", "client_closed", "in_flight", "seconds")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.client_closed = 0
+        self.classes = [0, 0, 0, 0, 0, 0]
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def finish(self, status: int, seconds: float) -> None:
+        """Count a request that `in_flight` was raised for."""
+        self.in_flight -= 1
+        self.classes[status // 100] += 1
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+        if status == CLIENT_CLOSED:
+            self.client_closed += 1
+
+
+class Stats:
+    """All counters of this process."""
+
+    def __init__(self) -> None:
+        self._all: list[Counters] = []
+        self._free: list[Counters] = []
+        self._local = _Lease(self._all, self._free)
+
+    def counters(self) -> Counters:
+        """The calling thread's counters."""
+        return self._local.counters
+
+    def snapshot(self) -> StatsSnapshot:
+        every = list(self._all)
+        totals = [sum(column) for column in zip(*(each.classes for each in every), strict=True)]
+        return StatsSnapshot(
+            in_flight=sum(each.in_flight for each in every),
+            responses={f"{number}XX": count for number, count in enumerate(totals) if count},
+            client_closed=sum(each.client_closed for each in every),
+            latency_buckets=_columns([each.buckets for each in every]),
+            latency_sum=sum(each.seconds for each in every),
+        )
+
+
+def total(snapshots: Iterable[StatsSnapshot]) -> StatsSnapshot:
+    """The sum over workers."""
+    every = list(snapshots)
+    classes = sorted({name for each in every for name in each.responses})
+    return StatsSnapshot(
+        in_flight=sum(each.in_flight for each in every),
+        responses={name: sum(each.responses.get(name, 0) for each in every) for name in classes},
+        client_closed=sum(each.client_closed for each in every),
+        latency_buckets=_columns([each.latency_buckets for each in every]),
+        latency_sum=sum(each.latency_sum for each in every),
+    )
+
+
+def _columns(rows: Iterable[Iterable[int]]) -> tuple[int, ...]:
+    summed = tuple(sum(column) for column in zip(*rows, strict=True))
+    return summed or (0,) * (len(BUCKETS) + 1)
+
+
+class _Lease(threading.local):
+    """Counters for as long as the thread lives."""
+
+    def __init__(self, every: list[Counters], free: list[Counters]) -> None:
+        try:
+            self.counters = free.pop()
+        except IndexError:
+            self.counters = Counters()
+            every.append(self.counters)
+        self._return = _Return(self.counters, free)
+
+
+class _Return:
+    """Gives the counters back when the thread, and with it this object, goes."""
+
+    __slots__ = ("_counters", "_free")
+
+    def __init__(self, counters: Counters, free: list[Counters]) -> None:
+        self._counters = counters
+        self._free = free
+
+    def __del__(self) -> None:
+        self._free.append(self._counters)

@@ -1,0 +1,361 @@
+"""The supervisor of a replica: keeps the workers alive, knows whether they are ready, ends them in order.
+
+One thread (the main one) starts, watches and signals workers and keeps the time; it learns of deaths from
+SIGCHLD, of readiness and counts from the workers' control sockets. Log and admin port have threads of their
+own, which only read what is here.
+
+    starting   until every worker has become ready once and a probe was answered. A worker that ends before it
+               was ready ends the replica: its handler cannot be loaded
+    running    a worker that ends is started again, at once the first time, then with growing delays
+    leaving    after SIGTERM: workers finish what is in flight; after the grace, or a second signal, they are
+               killed
+
+The listening sockets are opened once, here, and lent to the workers. While a worker is dead, connections go
+to the others or wait; they are not refused.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cortex_core.runtime import EXIT_HANDLER_FAILED
+from cortex_serve import control, probe, stats
+from cortex_serve.listeners import Listeners
+from cortex_serve.log_files import LogFiles
+from cortex_serve.restarts import Restarts
+from cortex_serve.stats import StatsSnapshot
+from cortex_serve.worker_process import WorkerProcess, describe
+
+COLLECT_WITHIN = 0.25
+"""Seconds a scrape waits for workers to say what they counted; of those that are late, it shows the last."""
+
+LOG_WITHIN = 5.0
+PROBE_TIMEOUT = 5.0
+_PROBE_AGAIN = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to run.
+
+    Attributes:
+        replica: the replica's id.
+        release: path of the release document.
+        project: folder of the extracted project.
+        workers: how many.
+        environ: the workers' environment.
+        grace: seconds that requests in flight get at the end.
+    """
+
+    replica: str
+    release: Path
+    project: Path
+    workers: int
+    environ: Mapping[str, str]
+    grace: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaCounts:
+    """Everything that metrics show, at one moment.
+
+    Attributes:
+        requests: of all workers that run or ran.
+        workers_ready: how many take requests.
+        worker_restarts: how often one was started again.
+        log_lines_dropped: by workers and supervisor.
+    """
+
+    requests: StatsSnapshot
+    workers_ready: int
+    worker_restarts: int
+    log_lines_dropped: int
+
+
+@dataclass(kw_only=True)
+class Slot:
+    """The place of one worker.
+
+    Attributes:
+        number: from 1.
+        worker: the one that runs, if any.
+        start_at: monotonic time at which the next one is started, if none runs.
+    """
+
+    number: int
+    worker: WorkerProcess | None = None
+    start_at: float | None = None
+    restarts: Restarts = field(default_factory=Restarts)
+
+    @property
+    def ready(self) -> bool:
+        return self.worker is not None and self.worker.ready
+
+    @property
+    def state(self) -> str:
+        if self.worker is None:
+            return "restarting" if self.start_at is not None else "ended"
+        return "ready" if self.worker.ready else "starting"
+
+
+class Supervisor:
+    """Runs one replica.
+
+    Args:
+        plan: what to run.
+        listeners: the replica's port, a socket for each worker; closed when it leaves.
+        logs: where everything that is written goes.
+        started: called once the first workers have been started.
+    """
+
+    def __init__(
+        self, plan: Plan, *, listeners: Listeners, logs: LogFiles, started: Callable[[], None]
+    ) -> None:
+        self._plan = plan
+        self._listeners = listeners
+        self._logs = logs
+        self._started = started
+        self._slots = [Slot(number=number + 1) for number in range(plan.workers)]
+        self._turn = os.memfd_create("cortex-turn")
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = socket.socketpair()
+        self._reported = threading.Condition()
+        self._ended_requests = StatsSnapshot()
+        self._ended_dropped = 0
+        self._probe_failure: str | None = "no probe request was answered yet"
+        self._probing = False
+        self._was_ready = False
+        self._kill_at: float | None = None
+        self._leaving = False
+        self._status: int | None = None
+
+    def run(self) -> int:
+        """Run the replica to its end, in the main thread.
+
+        Returns:
+            The exit status of the replica.
+        """
+        self._listen_to_signals()
+        for slot in self._slots:
+            self._start(slot)
+        self._started()
+        while self._status is None:
+            for key, _ in self._selector.select(self._time_left()):
+                key.data()
+            self._start_what_is_due()
+            self._kill_what_is_overdue()
+        self._end()
+        return self._status
+
+    def unready(self) -> list[str]:
+        """Why the replica should get no requests; nothing when it should. From any thread."""
+        if self._leaving:
+            return ["the replica is shutting down"]
+        ready = sum(slot.ready for slot in self._slots)
+        if self._was_ready:
+            return [] if ready else ["no worker is ready"]
+        if ready < len(self._slots):
+            return [f"{ready} of {len(self._slots)} workers are ready"]
+        return [self._probe_failure] if self._probe_failure else []
+
+    def health(self) -> dict[str, Any]:
+        """What the replica is doing, as JSON. From any thread."""
+        return {
+            "replica": self._plan.replica,
+            "pid": os.getpid(),
+            "ready": not self.unready(),
+            "leaving": self._leaving,
+            "workers": [
+                {
+                    "number": slot.number,
+                    "pid": slot.worker.pid if slot.worker else None,
+                    "state": slot.state,
+                    "restarts": slot.restarts.count,
+                }
+                for slot in self._slots
+            ],
+        }
+
+    def counts(self) -> ReplicaCounts:
+        """What all workers have counted, asked now. From any thread."""
+        asked = time.monotonic()
+        for worker in self._ready_workers():
+            worker.ask_for_report()
+        with self._reported:
+            self._reported.wait_for(
+                lambda: all(worker.reported_at >= asked for worker in self._ready_workers()), COLLECT_WITHIN
+            )
+            ready = self._ready_workers()
+            reports = [worker.report for worker in ready if worker.report]
+            return ReplicaCounts(
+                requests=stats.total([self._ended_requests, *(report.requests for report in reports)]),
+                workers_ready=len(ready),
+                worker_restarts=sum(slot.restarts.count for slot in self._slots),
+                log_lines_dropped=self._logs.dropped
+                + self._ended_dropped
+                + sum(report.log_lines_dropped for report in reports),
+            )
+
+    def _ready_workers(self) -> list[WorkerProcess]:
+        return [slot.worker for slot in self._slots if slot.worker is not None and slot.worker.ready]
+
+    # starting
+
+    def _listen_to_signals(self) -> None:
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._be_woken)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+
+    def _start(self, slot: Slot) -> None:
+        slot.start_at = None
+        try:
+            worker = WorkerProcess(
+                slot.number,
+                release=self._plan.release,
+                project=self._plan.project,
+                replica=self._plan.replica,
+                listener=self._listeners.sockets[slot.number - 1],
+                turn=self._turn,
+                environ=self._plan.environ,
+                logs=self._logs,
+            )
+        except OSError as error:
+            delay = slot.restarts.delay(ready_for=0)
+            slot.start_at = time.monotonic() + delay
+            self._log("ERROR", f"worker {slot.number} cannot be started, next try in {delay:g} s: {error}")
+            return
+        slot.worker = worker
+        self._selector.register(worker.control, selectors.EVENT_READ, lambda: self._listen_to(worker))
+
+    def _start_what_is_due(self) -> None:
+        for slot in self._slots:
+            if slot.start_at is not None and slot.start_at <= time.monotonic() and not self._leaving:
+                self._start(slot)
+
+    # watching
+
+    def _time_left(self) -> float | None:
+        """Seconds until there is something to do, or None."""
+        times = [slot.start_at for slot in self._slots if slot.start_at is not None]
+        if self._kill_at is not None:
+            times.append(self._kill_at)
+        return max(min(times) - time.monotonic(), 0) if times else None
+
+    def _be_woken(self) -> None:
+        with suppress(BlockingIOError):
+            for number in self._woken.recv(4096):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    self._leave(signal.Signals(number))
+        for slot in self._slots:
+            if slot.worker is not None and (status := slot.worker.ended()) is not None:
+                self._ended(slot, slot.worker, status)
+
+    def _listen_to(self, worker: WorkerProcess) -> None:
+        with self._reported:
+            messages = worker.messages()
+            self._reported.notify_all()
+        if any(isinstance(message, control.Ready) for message in messages):
+            self._log("INFO", f"worker {worker.number} (process {worker.pid}) is ready")
+            self._prefer_ready_workers()
+            self._probe_when_all_are_ready()
+        if worker.hung_up:
+            self._forget(worker)
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        with suppress(KeyError, ValueError):  # forgotten already, and perhaps closed since the selector woke us
+            self._selector.unregister(worker.control)
+
+    def _probe_when_all_are_ready(self) -> None:
+        if not self._was_ready and not self._probing and all(slot.ready for slot in self._slots):
+            self._probing = True
+            threading.Thread(target=self._probe, name="cortex-probe", daemon=True).start()
+
+    def _probe(self) -> None:
+        while not self._was_ready and not self._leaving:
+            self._probe_failure = probe.failure(self._listeners.address, timeout=PROBE_TIMEOUT)
+            self._was_ready = self._probe_failure is None
+            if not self._was_ready:
+                time.sleep(_PROBE_AGAIN)
+        if self._was_ready:
+            self._log("INFO", "replica is ready")
+
+    def _ended(self, slot: Slot, worker: WorkerProcess, status: int) -> None:
+        self._listen_to(worker)
+        self._forget(worker)
+        with self._reported:
+            self._keep_counts(worker)
+            slot.worker = None
+        worker.close()
+        self._prefer_ready_workers()
+        what = f"worker {slot.number} (process {worker.pid}) {describe(status)}"
+        if self._leaving:
+            self._log("INFO" if worker.stopped else "ERROR", what)
+            if not any(each.worker for each in self._slots):
+                self._status = 0
+        elif not self._was_ready and not worker.ready:
+            self._log("ERROR", f"{what} before it was ready")
+            self._status = EXIT_HANDLER_FAILED
+        else:
+            delay = slot.restarts.delay(ready_for=worker.ready_for())
+            slot.start_at = time.monotonic() + delay
+            self._log("ERROR", f"{what}; it is started again" + (f" in {delay:g} s" if delay else ""))
+
+    def _prefer_ready_workers(self) -> None:
+        if not self._leaving:
+            self._listeners.prefer([slot.number - 1 for slot in self._slots if slot.ready])
+
+    def _keep_counts(self, worker: WorkerProcess) -> None:
+        if worker.report is not None:
+            requests = msgspec.structs.replace(worker.report.requests, in_flight=0)
+            self._ended_requests = stats.total([self._ended_requests, requests])
+            self._ended_dropped += worker.report.log_lines_dropped
+
+    # leaving
+
+    def _leave(self, reason: signal.Signals) -> None:
+        if self._leaving:
+            self._log("INFO", f"second signal ({reason.name}): ending now")
+            self._status = 128 + reason
+            return
+        self._log("INFO", f"{reason.name}: finishing what is in flight, for {self._plan.grace:g} s at most")
+        self._leaving = True
+        self._kill_at = time.monotonic() + self._plan.grace
+        self._listeners.close()
+        for slot in self._slots:
+            slot.start_at = None
+            if slot.worker is not None:
+                slot.worker.stop()
+        if not any(slot.worker for slot in self._slots):
+            self._status = 0
+
+    def _kill_what_is_overdue(self) -> None:
+        if self._kill_at is not None and time.monotonic() >= self._kill_at:
+            self._kill_at = None
+            self._log("ERROR", f"not finished after {self._plan.grace:g} s: ending what is left")
+            self._status = 0
+
+    def _end(self) -> None:
+        """Kill what still runs, and write the log to its end."""
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.kill()
+        self._log("INFO", f"replica ends with status {self._status}")
+        self._logs.close(timeout=LOG_WITHIN)
+
+    def _log(self, level: str, message: str) -> None:
+        self._logs.write(level, message)

@@ -1,0 +1,150 @@
+"""A worker process: builds the handler, serves requests, tells the supervisor how it is doing.
+
+It never outlives its supervisor: the kernel kills it when that dies, and where the kernel cannot, the end of
+the control socket does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import fcntl
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cortex_core import release as releases
+from cortex_core.release import Release
+from cortex_core.runtime import EXIT_HANDLER_FAILED
+from cortex_core.spec.types import source_of
+from cortex_serve import control
+from cortex_serve.control import WorkerSettings
+from cortex_serve.log import Log, follow_threads, open_log
+from cortex_serve.stats import Stats
+
+REPORT_INTERVAL = 1.0
+LEAVE_WITHIN = 5.0
+"""Seconds that threads and exit handlers of the user's code may take after the last answer."""
+
+_PR_SET_PDEATHSIG = 1
+_ORPHANED = 70
+
+
+def main() -> int:
+    """Run one worker, with its settings as JSON in the only argument."""
+    settings = control.decode_settings(sys.argv[1])
+    _die_with(settings.supervisor)
+    _keep_to_itself(settings)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the whole group; the supervisor decides
+    faulthandler.enable()
+    release = releases.read(Path(settings.release))
+    source = source_of(release.spec)
+    level = source.log_level if source else "info"
+    log = open_log(settings.log, replica=settings.replica, level=level, project=settings.project)
+    follow_threads()
+    try:
+        return _serve(settings, release, log)
+    finally:
+        log.close()
+
+
+def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
+    from cortex_serve import server
+    from cortex_serve.application import create_application
+    from cortex_serve.handler import HandlerFailed
+
+    supervisor = _Supervisor(socket.socket(fileno=settings.control), log)
+    supervisor.start()
+    try:
+        with _turn(settings.turn):
+            application = create_application(release, Path(settings.project), log=log)
+    except HandlerFailed as failure:
+        log.write("ERROR", "the handler cannot be loaded", {"exc_info": failure.message})
+        return EXIT_HANDLER_FAILED
+    gc.freeze()  # what is loaded stays; collections need not look at it again
+    server.run(
+        application,
+        listener=settings.listener,
+        threads=application.threads,
+        in_flight=lambda: application.stats.snapshot().in_flight,
+        started=lambda: supervisor.ready(application.stats),
+    )
+    application.close()
+    supervisor.report()
+    _leave_soon(0)
+    return 0
+
+
+@contextmanager
+def _turn(descriptor: int) -> Iterator[None]:
+    """Wait until no other worker of the replica is here; a worker that dies inside gives it up."""
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(descriptor, fcntl.LOCK_UN)
+
+
+class _Supervisor:
+    """The other end of the control socket."""
+
+    def __init__(self, connection: socket.socket, log: Log) -> None:
+        self._connection = connection
+        self._log = log
+        self._stats: Stats | None = None
+
+    def start(self) -> None:
+        self._connection.settimeout(REPORT_INTERVAL)
+        threading.Thread(target=self._listen, name="cortex-control", daemon=True).start()
+
+    def ready(self, stats: Stats) -> None:
+        self._stats = stats
+        self._send(control.Ready())
+
+    def report(self) -> None:
+        if self._stats is not None:
+            requests = self._stats.snapshot()
+            self._send(control.Report(requests=requests, log_lines_dropped=self._log.dropped))
+
+    def _listen(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                if not self._connection.recv(control.MAX_MESSAGE):
+                    os._exit(_ORPHANED)
+            self.report()
+
+    def _send(self, message: control.Message) -> None:
+        with suppress(OSError):  # it is gone, or so busy that a report more or less says nothing
+            self._connection.send(control.encode(message))
+
+
+def _die_with(supervisor: int) -> None:
+    """Have the kernel kill this process when the supervisor ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != supervisor:  # it ended before the kernel was told
+        sys.exit(_ORPHANED)
+
+
+def _keep_to_itself(settings: WorkerSettings) -> None:
+    """Keep what was inherited from what the handler starts, and `/` from the import path."""
+    for descriptor in (settings.listener, settings.control, settings.log, settings.turn):
+        os.set_inheritable(descriptor, False)
+    sys.path[:] = [entry for entry in sys.path if entry != os.sep]
+
+
+def _leave_soon(status: int) -> None:
+    """End also when threads of the handler would go on for ever."""
+    watchdog = threading.Timer(LEAVE_WITHIN, os._exit, (status,))
+    watchdog.daemon = True
+    watchdog.start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""One worker as the supervisor sees it: a process, a control socket, and three pipes that carry its log."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import get_args
+
+from cortex_serve import control
+from cortex_serve.control import Message, WorkerSettings
+from cortex_serve.log_files import Kind, LogFiles
+
+PIPE_SIZE = 2**20
+"""Bytes a worker can write before somebody has to read."""
+
+KILL_WITHIN = 5.0
+
+_F_SETPIPE_SZ = 1031
+
+
+class WorkerProcess:
+    """A started worker.
+
+    Must be made by a thread that lives as long as the supervisor: the kernel ends the worker when that thread
+    ends.
+
+    Attributes:
+        number: which of the replica's workers it is, from 1.
+        pid: the process.
+        stopped: it was told to end.
+        hung_up: its end of the control socket is closed: it ends or has ended.
+        control: our end of the socket pair; readable when there is a message, or when it ended.
+        ready_at: monotonic time at which it became ready, or None.
+        report: what it last said it had counted, or None.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        release: Path,
+        project: Path,
+        replica: str,
+        listener: socket.socket,
+        turn: int,
+        environ: Mapping[str, str],
+        logs: LogFiles,
+    ) -> None:
+        self.number = number
+        self.hung_up = False
+        self.stopped = False
+        self.ready_at: float | None = None
+        self.report: control.Report | None = None
+        self.reported_at = 0.0
+        self.control, theirs = control.pair()
+        self.control.setblocking(False)
+        pipes: dict[Kind, tuple[int, int]] = {kind: os.pipe() for kind in get_args(Kind)}
+        settings = WorkerSettings(
+            release=str(release),
+            project=str(project),
+            replica=replica,
+            supervisor=os.getpid(),
+            listener=listener.fileno(),
+            control=theirs.fileno(),
+            log=pipes["lines"][1],
+            turn=turn,
+        )
+        try:
+            self._process = _start(settings, environ, stdout=pipes["stdout"][1], stderr=pipes["stderr"][1])
+        except BaseException:
+            for reading, _ in pipes.values():
+                os.close(reading)
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+            for _, writing in pipes.values():
+                os.close(writing)
+        self.pid = self._process.pid
+        for kind, (reading, _) in pipes.items():
+            with suppress(OSError):  # this user's pipes are large already
+                fcntl.fcntl(reading, _F_SETPIPE_SZ, PIPE_SIZE)
+            logs.follow(reading, kind, process=self.pid)
+
+    @property
+    def ready(self) -> bool:
+        return self.ready_at is not None
+
+    def ready_for(self) -> float:
+        """Seconds since it became ready; 0 when it never was."""
+        return time.monotonic() - self.ready_at if self.ready_at is not None else 0.0
+
+    def messages(self) -> list[Message]:
+        """What it said since the last call; notes readiness and counts."""
+        messages = []
+        while not self.hung_up and (data := self._receive()):
+            message = control.decode(data)
+            messages.append(message)
+            if isinstance(message, control.Ready):
+                self.ready_at = time.monotonic()
+            else:
+                self.report, self.reported_at = message, time.monotonic()
+        return messages
+
+    def ask_for_report(self) -> None:
+        """Have it report now; from any thread."""
+        try:
+            self.control.send(control.COLLECT, socket.MSG_DONTWAIT)
+        except OSError:  # it is ending, or has so many waiting that one more says nothing
+            return
+
+    def stop(self) -> None:
+        """Have it finish what is in flight and end; one that has nothing in flight yet is killed."""
+        self.stopped = True
+        self._process.send_signal(signal.SIGTERM if self.ready else signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End it now and wait until it is gone."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel; nothing can be done
+            self._process.wait(KILL_WITHIN)
+
+    def close(self) -> None:
+        """Let go of what is left of it once it has ended."""
+        self.hung_up = True
+        self.control.close()
+
+    def ended(self) -> int | None:
+        """Its exit status, negative for a signal, or None while it runs."""
+        return self._process.poll()
+
+    def _receive(self) -> bytes:
+        try:
+            data = self.control.recv(control.MAX_MESSAGE)
+        except BlockingIOError:
+            return b""
+        except ConnectionResetError:
+            data = b""
+        self.hung_up = not data
+        return data
+
+
+def describe(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exited with status {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"
+
+
+def _start(
+    settings: WorkerSettings, environ: Mapping[str, str], *, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cortex_serve.worker", control.encode(settings).decode()],
+        cwd="/",  # the folder of `-m` comes first on the worker's import path, and must hold no modules
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=(settings.listener, settings.control, settings.log, settings.turn),
+    )

@@ -1,0 +1,260 @@
+"""What every storage does; a new one joins by a name in `storage`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cortex_core.errors import CortexError, NotFound
+from cortex_core.storage import LocalStorage, Storage, open_storage
+
+IMPLEMENTATIONS: dict[str, Callable[[Path], Storage]] = {
+    "path": lambda folder: open_storage(str(folder / "bucket")),
+    "file": lambda folder: open_storage((folder / "bucket with a space").as_uri()),
+}
+
+
+@pytest.fixture(params=IMPLEMENTATIONS)
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return IMPLEMENTATIONS[request.param](tmp_path)
+
+
+def keys(storage: Storage, prefix: str = "") -> list[str]:
+    return [entry.key for entry in storage.list(prefix)]
+
+
+def test_what_is_written_is_read(storage: Storage) -> None:
+    storage.write("projects/é x.tar.gz", b"\0content")
+    assert storage.read("projects/é x.tar.gz") == b"\0content"
+    assert storage.exists("projects/é x.tar.gz")
+
+
+def test_an_empty_object(storage: Storage) -> None:
+    storage.write("empty", b"")
+    assert storage.read("empty") == b""
+    assert [(entry.key, entry.size) for entry in storage.list()] == [("empty", 0)]
+
+
+def test_writing_again_replaces(storage: Storage) -> None:
+    storage.write("a", b"old and long")
+    storage.write("a", b"new")
+    assert storage.read("a") == b"new"
+
+
+def test_reading_what_is_not_there(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a/b", b"")
+    for key in ("c", "a", "a/c", "a/b/c"):
+        assert not storage.exists(key)
+        with pytest.raises(NotFound, match=f"there is no stored object '{key}'"):
+            storage.read(key)
+        with pytest.raises(NotFound):
+            storage.download(key, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+
+
+def test_deleting(storage: Storage) -> None:
+    storage.write("a/b/c", b"")
+    storage.write("a/d", b"")
+    storage.delete("a/b/c")
+    assert keys(storage) == ["a/d"]
+    for key in ("a/b/c", "a/b", "a", "a/d/e", "nothing"):
+        storage.delete(key)
+    assert keys(storage) == ["a/d"]
+
+
+def test_a_key_is_free_for_any_use_once_what_was_below_it_is_deleted(storage: Storage) -> None:
+    storage.write("a/b/c", b"")
+    storage.delete("a/b/c")
+    storage.write("a", b"")
+    assert keys(storage) == ["a"]
+
+
+def test_nothing_written_yet(storage: Storage) -> None:
+    assert keys(storage) == []
+    assert keys(storage, "a/b/") == []
+    assert not storage.exists("a")
+    storage.delete("a")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("", ["a-b/c", "a/b/c", "a/bc/d", "b", "Ü"]),
+        ("a", ["a-b/c", "a/b/c", "a/bc/d"]),
+        ("a/", ["a/b/c", "a/bc/d"]),
+        ("a/b", ["a/b/c", "a/bc/d"]),
+        ("a/b/", ["a/b/c"]),
+        ("a/bc/d", ["a/bc/d"]),
+        ("Ü", ["Ü"]),
+        ("c", []),
+        ("c/d/", []),
+    ],
+)
+def test_listing_by_prefix(storage: Storage, prefix: str, expected: list[str]) -> None:
+    for key in ("b", "a/b/c", "a-b/c", "a/bc/d", "Ü"):
+        storage.write(key, b"")
+    assert keys(storage, prefix) == expected
+
+
+def test_entries_tell_size_and_change(storage: Storage) -> None:
+    storage.write("a", b"12345")
+    [first] = storage.list()
+    [again] = storage.list()
+    assert first == again
+    assert first.size == 5
+    assert first.modified_ns > 10**18
+    storage.write("a", b"54321")
+    [second] = storage.list()
+    assert second.etag != first.etag
+    assert second.modified_ns >= first.modified_ns
+
+
+def test_upload_and_download(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "from").write_bytes(b"x" * 1_000_000)
+    (tmp_path / "to").write_bytes(b"old")
+    storage.upload(tmp_path / "from", "a/b")
+    storage.download("a/b", tmp_path / "to")
+    assert (tmp_path / "to").read_bytes() == b"x" * 1_000_000
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["from", "to"]
+
+
+def test_uploading_what_is_not_there_changes_nothing(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"1")
+    with pytest.raises(CortexError, match="'a' cannot be read or written: No such file or directory"):
+        storage.upload(tmp_path / "nowhere", "a")
+    assert storage.read("a") == b"1"
+    assert keys(storage) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "..", "../a", "a/../../b", "a/..", "a//b", "a/", "./a", "a\0b", "a\nb", "\udcff", "a" * 2000],
+)
+def test_keys_that_lead_elsewhere_are_refused(storage: Storage, tmp_path: Path, key: str) -> None:
+    uses: list[Callable[[], object]] = [
+        lambda: storage.read(key),
+        lambda: storage.write(key, b""),
+        lambda: storage.download(key, tmp_path / "to"),
+        lambda: storage.upload(Path(__file__), key),
+        lambda: storage.delete(key),
+        lambda: storage.exists(key),
+    ]
+    for use in uses:
+        with pytest.raises(CortexError, match="cannot be the key of a stored object") as caught:
+            use()
+        assert not isinstance(caught.value, NotFound)
+
+
+def test_listing_does_not_lead_out(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"")
+    storage.write("a", b"")
+    for prefix in ("../", "/", "a/../../"):
+        with pytest.raises(CortexError):
+            keys(storage, prefix)
+
+
+def test_a_reader_sees_the_old_or_the_new_content(storage: Storage) -> None:
+    contents = [bytes([letter]) * 100_000 for letter in b"ab"]
+    storage.write("a", contents[0])
+    done = threading.Event()
+
+    def read_until_done() -> int:
+        reads = 0
+        while not done.is_set() or reads < 10:
+            assert storage.read("a") in contents
+            assert [entry.size for entry in storage.list()] == [100_000]
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(read_until_done)
+        for number in range(50):
+            storage.write("a", contents[number % 2])
+        done.set()
+        assert reading.result(timeout=30) >= 10
+
+
+def test_many_write_and_delete_in_one_folder(storage: Storage) -> None:
+    def use(number: int) -> None:
+        for _ in range(20):
+            storage.write(f"a/b/{number}", b"x")
+            storage.delete(f"a/b/{number}")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(use, range(4), timeout=60))
+    assert keys(storage) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("/data/bucket", "file:///data/bucket"),
+        ("/data/bucket/", "file:///data/bucket"),
+        ("file:///data/a%20b", "file:///data/a%20b"),
+        ("file://localhost/data", "file:///data"),
+        ("relative", Path("relative").absolute().as_uri()),
+        ("~/models", Path("~/models").expanduser().as_uri()),
+    ],
+)
+def test_urls(url: str, expected: str) -> None:
+    assert open_storage(url).url == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("", "the storage's URL is empty"),
+        ("s3://bucket/models", "s3://bucket/models: S3 comes with the next version"),
+        ("gs://bucket", "gs://bucket: there is no storage of this kind"),
+        ("file://host/data", "file://host/data is not the URL of a folder on this machine"),
+        ("file://", "file:// is not the URL of a folder on this machine"),
+        ("file:///a%00b", "file:///a%00b is not the URL of a folder on this machine"),
+    ],
+)
+def test_urls_of_no_storage(url: str, message: str) -> None:
+    with pytest.raises(CortexError) as caught:
+        open_storage(url)
+    assert caught.value.message == message
+    assert caught.value.hint is not None
+
+
+def test_a_local_storage_forgets_what_killed_writers_left(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.write("a", b"1")
+    (tmp_path / ".unfinished" / "left").write_bytes(b"half")
+    assert keys(storage) == ["a"]
+    storage.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    with pytest.raises(CortexError, match="reserved"):
+        storage.write(".unfinished/b", b"")
+
+
+def test_a_local_storage_is_private_whatever_its_folder_holds(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "bucket")
+    storage.write("a/b", b"1")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bucket").rglob("*")}
+    assert modes == {"a": 0o700, "b": 0o600, ".unfinished": 0o700}
+
+
+def test_a_local_storage_lists_links_to_files_but_not_folders(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.write("a/b", b"12")
+    (tmp_path / "link").symlink_to("a/b")
+    (tmp_path / "folder").symlink_to("a")
+    (tmp_path / "broken").symlink_to("nowhere")
+    assert [(entry.key, entry.size) for entry in storage.list()] == [("a/b", 2), ("link", 2)]
+
+
+def test_a_local_key_that_is_a_folder_cannot_be_written(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.write("a/b", b"1")
+    for key in ("a", "a/b/c"):
+        with pytest.raises(CortexError, match=f"'{key}' cannot be read or written") as caught:
+            storage.write(key, b"2")
+        assert not isinstance(caught.value, NotFound)
+    assert storage.read("a/b") == b"1"
+    assert list((tmp_path / ".unfinished").iterdir()) == []

@@ -1,0 +1,97 @@
+"""Serves a handler project alone: no supervisor, no agent. A program for the tests of the HTTP contract.
+
+    python serve_project.py FOLDER CARRIER DESCRIPTOR THREADS MAX_BODY_BYTES
+
+CARRIER is `wsgi` or `asgi` on the runtime's own server, or `uvicorn`. Log records are JSON lines on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from cortex_core.release import Release, make_release
+from cortex_core.spec.types import Autoscaling, Compute, Handler, Networking, RealtimeAPI, UpdateStrategy
+from cortex_serve import server
+from cortex_serve.application import Application, HandlerFailed, create_application
+
+
+class JsonLog:
+    """What `cortex_serve.log.Log` is, written to stderr at once."""
+
+    def __init__(self) -> None:
+        self.logger = logging.getLogger("cortex")
+        self.request_id: ContextVar[str] = ContextVar("request_id", default="")
+        self._writing = threading.Lock()
+        handler = logging.Handler()
+        handler.emit = self._emit  # type: ignore[method-assign]  # a handler of one method
+        self.logger.addHandler(handler)
+        self.logger.setLevel("DEBUG")
+
+    def access(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
+        self._write({"access": [method, path, status], "request_id": request_id, "seconds": seconds})
+
+    def _emit(self, record: logging.LogRecord) -> None:
+        text = logging.Formatter("%(message)s").format(record)
+        self._write({"level": record.levelname, "text": text, "request_id": self.request_id.get()})
+
+    def _write(self, line: dict[str, Any]) -> None:
+        with self._writing:
+            sys.stderr.write(json.dumps(line) + "\n")
+            sys.stderr.flush()
+
+
+class Carried:
+    """The application, to be served by the carrier a test names."""
+
+    def __init__(self, application: Application, carrier: str) -> None:
+        self.is_async = carrier != "wsgi"
+        self.asgi = application.asgi
+        self.wsgi = application.wsgi if carrier == "wsgi" else None
+
+
+def release_of(folder: Path, *, threads: int = 2, path: str = "handler.py") -> Release:
+    spec = RealtimeAPI(
+        name="tested",
+        handler=Handler(type="python", path=path, threads_per_process=threads, config={"greeting": "hello"}),
+        networking=Networking(endpoint="/tested"),
+        compute=Compute(),
+        autoscaling=Autoscaling(target_replica_concurrency=1.0),
+        update_strategy=UpdateStrategy(),
+    )
+    return make_release(spec, project_digest="0" * 64, project_url=folder.as_uri(), runtime_version="0")
+
+
+def main() -> int:
+    folder, carrier, descriptor, threads, max_body_bytes = sys.argv[1:]
+    log = JsonLog()
+    release = release_of(Path(folder), threads=int(threads))
+    try:
+        application = create_application(release, Path(folder), log=log, max_body_bytes=int(max_body_bytes))
+    except HandlerFailed as failure:
+        sys.stderr.write(failure.message)
+        return 1
+    if carrier == "uvicorn":
+        import uvicorn
+
+        uvicorn.run(application.asgi, fd=int(descriptor), log_level="error", timeout_graceful_shutdown=2)
+    else:
+        server.run(
+            Carried(application, carrier),  # type: ignore[arg-type]  # wsgi is None where it is not used
+            listener=int(descriptor),
+            threads=int(threads),
+            in_flight=lambda: application.stats.snapshot().in_flight,
+            started=lambda: None,
+        )
+    application.close()
+    sys.stderr.write(json.dumps({"stats": str(application.stats.snapshot())}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""What a deploy will do, as a table."""
+
+from __future__ import annotations
+
+import pytest
+from support.operators import config, scaled
+
+from cortex_core.release import Release, make_release
+from cortex_core.spec.load import load
+from cortex_operator.plan import Deployed, Requested, plan, replicas_for
+
+
+def release(text: str, *, project: str = "a" * 64, runtime: str = "1") -> Release:
+    (spec,) = load(text)
+    return make_release(spec, project_digest=project, project_url="file:///p", runtime_version=runtime)
+
+
+ONE = release(config())
+TWO = release(config(value="2"))
+MOVED = release(config(endpoint="/x"))
+THREE = release(config(), project="b" * 64)
+UPGRADED = release(config(), runtime="2")
+SAME_CPU = release(config(more="  compute:\n    cpu: 0.2\n"))
+
+
+@pytest.mark.parametrize(
+    ("requested", "deployed", "force", "action", "replaces", "changes", "refused"),
+    [
+        (ONE, Deployed(), False, "creating", False, [], False),
+        (ONE, Deployed(live=ONE), False, "up to date", False, [], False),
+        (ONE, Deployed(live=ONE), True, "up to date", False, [], False),
+        (TWO, Deployed(live=ONE), False, "updating", True, ["handler.config.value"], False),
+        (MOVED, Deployed(live=ONE), False, "updating", False, ["networking.endpoint"], False),
+        (THREE, Deployed(live=ONE), False, "updating", True, ["project"], False),
+        (UPGRADED, Deployed(live=ONE), False, "updating", True, ["runtime"], False),
+        (SAME_CPU, Deployed(live=ONE), False, "up to date", False, [], False),
+        (ONE, Deployed(upcoming=ONE, deployment_id="d"), False, "already updating", False, [], False),
+        (TWO, Deployed(upcoming=ONE, deployment_id="d"), False, "already updating", False, [], True),
+        (TWO, Deployed(upcoming=ONE, deployment_id="d"), True, "creating", False, [], False),
+        (
+            TWO, Deployed(live=ONE, upcoming=THREE, deployment_id="d"), True,
+            "updating", True, ["handler.config.value"], False,
+        ),
+        (
+            ONE, Deployed(live=ONE, upcoming=TWO, deployment_id="d"), False,
+            "already updating", False, [], True,
+        ),
+        (ONE, Deployed(live=ONE, upcoming=TWO, deployment_id="d"), True, "updating", False, [], False),
+        (ONE, Deployed(live=ONE, deleting=True), True, "failed", False, [], True),
+    ],
+)  # fmt: skip
+def test_plan(
+    requested: Release,
+    deployed: Deployed,
+    force: bool,
+    action: str,
+    replaces: bool,
+    changes: list[str],
+    refused: bool,
+) -> None:
+    (planned,) = plan([Requested(release=requested)], {"iris": deployed}, force=force)
+    assert planned.action == action
+    assert planned.replaces_replicas == replaces
+    assert [each.path for each in planned.changes] == changes
+    assert (planned.error is not None) == refused
+
+
+def test_a_refused_api_fails_with_the_notices_and_the_others_go_on() -> None:
+    other = release(config("other"))
+    refused = Requested(release=ONE, refusals=("compute.inf: there is no such hardware", "kind: not here"))
+    first, second = plan(
+        [refused, Requested(release=other, notices=("compute.gpu: no effect",))], {}, force=False
+    )
+    assert first.action == "failed"
+    assert first.error == "iris (RealtimeAPI): compute.inf: there is no such hardware; kind: not here"
+    assert (second.action, second.notices) == ("creating", ("compute.gpu: no effect",))
+
+
+@pytest.mark.parametrize(
+    ("section", "current", "replicas"),
+    [
+        (scaled(1, 100), None, 1),
+        (scaled(1, 10, 4), None, 4),
+        (scaled(1, 10, 4), 2, 2),
+        (scaled(3, 10, 4), 2, 3),
+        (scaled(1, 3, 2), 7, 3),
+    ],
+)
+def test_replicas(section: str, current: int | None, replicas: int) -> None:
+    assert replicas_for(release(config(more=section)), current) == replicas

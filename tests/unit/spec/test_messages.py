@@ -1,0 +1,1025 @@
+"""Wrong files and what is said about them, word for word.
+
+A row is an id of the specification, the file, and the first lines of the problems. A new rule brings its row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from cortex_core.spec.load import InvalidConfig, load
+from cortex_core.spec.types import Api
+
+
+class Row(NamedTuple):
+    id: str
+    text: str
+    expected: list[str]
+
+
+def heads(text: str, **options: object) -> list[str]:
+    """The first line of every problem, without the file's name."""
+    try:
+        load(text, **options)  # type: ignore[arg-type]  # rows give any of the options
+    except InvalidConfig as error:
+        return [
+            f"{problem.line}:{problem.column}: {problem.path}{': ' if problem.path else ''}{problem.message}"
+            for problem in error.problems
+        ]
+    return []
+
+
+def realtime(handler: str = "", rest: str = "") -> str:
+    """A RealtimeAPI on python; what is added begins on line 4 (handler) or after it."""
+    return (
+        f"- name: iris\n  kind: RealtimeAPI\n  handler: {{type: python, path: handler.py{handler}}}\n{rest}"
+    )
+
+
+def tensorflow(models: str, handler: str = "", rest: str = "") -> str:
+    return realtime(handler, rest).replace(
+        "{type: python, path: handler.py", f"{{type: tensorflow, path: handler.py, models: {{{models}}}"
+    )
+
+
+def of_kind(kind: str, handler: str = "", rest: str = "") -> str:
+    return realtime(handler, rest).replace("RealtimeAPI", kind)
+
+
+def splitter(*targets: str) -> str:
+    return "- name: split\n  kind: TrafficSplitter\n  apis:\n" + "".join(
+        f"    - {{{target}}}\n" for target in targets
+    )
+
+
+NAME_RULE = (
+    "must consist of lower-case letters, digits and dashes, start with a letter and not end with a dash"
+)
+LIST_RULE = "the file must contain a list of maps, one for each API ('- name: …')"
+LOCATION_RULE = "must be an S3 path such as 's3://my-bucket/models/' or a local directory such as './models/'"
+OPTIONAL = "give a value, or remove the key to get the default"
+QUANTITY_RULE = "must be a quantity such as '0.5', '200m', '500Mi' or '2G'"
+DURATION_RULE = "must be a duration such as '10s', '1m30s' or '200ms'"
+
+FILE = [
+    Row("F-01 map", "name: iris\n", [f"1:1: {LIST_RULE}; got a map"]),
+    Row("F-01 string", "iris\n", [f"1:1: {LIST_RULE}; got 'iris'"]),
+    Row(
+        "F-01 strings",
+        "- iris\n- 3\n",
+        [f"1:3: [1]: {LIST_RULE}; got 'iris'", f"2:3: [2]: {LIST_RULE}; got 3"],
+    ),
+    Row("F-01 null entry", "-\n", [f"1:1: [1]: {LIST_RULE}; got null"]),
+    Row("F-02 empty", "", ["1:1: at least one API must be configured"]),
+    Row("F-02 comment", "# nothing\n", ["1:1: at least one API must be configured"]),
+    Row("F-02 empty list", "[]\n", ["1:1: at least one API must be configured"]),
+    Row(
+        "F-03 colon", "- name: a: b\n", ["1:10: invalid YAML: mapping values are not allowed in this context"]
+    ),
+    Row("F-03 tab", "- name: iris\n\tkind: x\n", ["2:1: invalid YAML: a tab cannot indent; use spaces"]),
+    Row("F-03 alias", "- *iris\n", ["1:3: invalid YAML: the alias '*iris' has no anchor before it"]),
+    Row("F-03 cycle", "- &a [*a]\n", ["1:7: invalid YAML: the alias '*a' is inside what it stands for"]),
+    Row(
+        "F-03 control",
+        "- name: \x01\n",
+        ["1:9: invalid YAML: the character '\\x01' is not allowed; remove it"],
+    ),
+    Row(
+        "E3 documents",
+        "- a\n---\n- b\n",
+        ["2:1: several documents in one file; remove the '---' between them"],
+    ),
+    Row("E3 large", "#" * (1024 * 1024 + 1), ["1:1: larger than 1 MiB"]),
+    Row("E3 deep", "[" * 100, ["1:41: nested deeper than 40 levels"]),
+    Row(
+        "E3 alias bomb",
+        "- &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"- &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in ["ab", "bc", "cd", "de", "ef"]),
+        ["5:3: more than 100000 values, counting what aliases stand for"],
+    ),
+    Row(
+        "E3 merge bomb",
+        "- &m {" + ", ".join(f"k{n}: 1" for n in range(500)) + "}\n" + "- <<: *m\n" * 300,
+        ["201:3: more than 100000 values, counting what aliases stand for"],
+    ),
+    Row("E3 many APIs", "- {}\n" * 1001, ["1:1: must be at most 1000 APIs, got 1001"]),
+    Row(
+        "E3 long values",
+        realtime(
+            f", image: {'a' * 2000}, python_path: ./{'/' * 100_000}x", f"  compute: {{cpu: '{'1' * 1000}'}}\n"
+        ),
+        [
+            f"3:52: iris.handler.image: must be an image such as 'registry.example.com/team/iris:1.4', got '{'a' * 58}…",
+            "3:2067: iris.handler.python_path: must be a folder inside the project, relative to the API file "
+            f"(leave it out for the project's root), got './{'/' * 56}…",
+            f"4:18: iris.compute.cpu: {QUANTITY_RULE}, got '{'1' * 58}…",
+        ],
+    ),
+    Row(
+        "E3 duplicate key",
+        realtime() + "  kind: AsyncAPI\n",
+        ["4:3: iris.kind: the key 'kind' is given twice, on lines 2 and 4; keep one"],
+    ),
+    Row(
+        "E3 python tag",
+        realtime(", config: {a: !!python/object/apply:os.system [x]}"),
+        [
+            "3:57: iris.handler.config.a: the tag '!!python/object/apply:os.system' is not supported; "
+            "write the value plainly"
+        ],
+    ),
+    Row(
+        "E3 own tag",
+        realtime(", config: {a: !secret x}"),
+        ["3:57: iris.handler.config.a: the tag '!secret' is not supported; write the value plainly"],
+    ),
+    Row(
+        "E3 norway",
+        realtime(", config: {country: NO}"),
+        ["3:63: iris.handler.config.country: NO can be read as a boolean or as text; write false or 'NO'"],
+    ),
+    Row(
+        "E3 octal",
+        realtime(", config: {mode: 0755}"),
+        [
+            "3:60: iris.handler.config.mode: 0755 can be read as octal, decimal or text; "
+            "write it without the leading zero or in quotes"
+        ],
+    ),
+    Row(
+        "E3 grouped",
+        realtime(", config: {n: 1_000}"),
+        ["3:57: iris.handler.config.n: 1_000 can be read as a number or as text; write 1000 or '1_000'"],
+    ),
+    Row(
+        "E3 infinity",
+        realtime(", config: {n: .inf}"),
+        ["3:57: iris.handler.config.n: '.inf' is not a finite number; write it in quotes if text is meant"],
+    ),
+    Row(
+        "E3 64 bits",
+        realtime(", config: {n: 9223372036854775808}"),
+        [
+            "3:57: iris.handler.config.n: the number does not fit in 64 bits; write it in quotes if text is meant"
+        ],
+    ),
+    Row(
+        "1.4 config keys",
+        realtime(", config: {a: {3: x}}"),
+        ['3:58: iris.handler.config.a: a key must be a string; write it in quotes: "3"'],
+    ),
+    Row("1.4 config list key", "- ? [a]\n  : b\n", ["1:5: a key must be a string, not a list or a map"]),
+    Row(
+        "E3 merge",
+        realtime(rest="  <<: 3\n"),
+        ["4:3: iris: '<<' merges maps; give it an alias of a map, such as *defaults"],
+    ),
+    Row(
+        "F-04 suggestion",
+        "- name: iris\n  kind: RealtimeAPI\n  handler:\n    type: python\n    path: handler.py\n"
+        "    proceses_per_replica: 2\n",
+        ["6:5: iris.handler.proceses_per_replica: unknown key; did you mean 'processes_per_replica'?"],
+    ),
+    Row(
+        "F-04 dash",
+        realtime(rest="  update-strategy: {max_surge: 1}\n"),
+        ["4:3: iris.update-strategy: unknown key; did you mean 'update_strategy'?"],
+    ),
+    Row(
+        "F-04 other section",
+        realtime(rest="  min_replicas: 3\n"),
+        ["4:3: iris.min_replicas: unknown key; it belongs in 'autoscaling'"],
+    ),
+    Row(
+        "F-04 no idea",
+        realtime(rest="  networking: {tls: true}\n"),
+        ["4:16: iris.networking.tls: unknown key; valid here: endpoint"],
+    ),
+    Row(
+        "F-04 deep",
+        realtime(", dependencies: {pi: x.txt}"),
+        ["3:60: iris.handler.dependencies.pi: unknown key; did you mean 'pip'?"],
+    ),
+    Row(
+        "F-04 splitter target",
+        splitter("name: iris, weigth: 100"),
+        [
+            "4:7: split.apis[1]: missing key 'weight'",
+            "4:20: split.apis[1].weigth: unknown key; did you mean 'weight'?",
+        ],
+    ),
+    Row(
+        "F-05 ordinal",
+        "- kind: BatchAPI\n  handler: {type: python, path: a.py}\n",
+        ["1:3: [1]: missing key 'name'"],
+    ),
+    Row("F-05 name", "- name: iris\n", ["1:3: iris: missing key 'kind'"]),
+    Row(
+        "F-07",
+        "- name: iris\n  kind: SyncAPI\n  anything: 1\n",
+        [
+            "2:9: iris.kind: must be one of RealtimeAPI, AsyncAPI, BatchAPI, TaskAPI, TrafficSplitter; "
+            "got 'SyncAPI'; did you mean 'AsyncAPI'?",
+            "3:3: iris.anything: unknown key; valid here: name, kind, handler, definition, apis, networking, "
+            "compute, autoscaling, update_strategy",
+        ],
+    ),
+    Row(
+        "F-09",
+        realtime() + realtime(),
+        ["4:9: iris.name: the name 'iris' is used twice in this file; names must be unique"],
+    ),
+    Row(
+        "F-10",
+        realtime(rest="  networking: {endpoint: /same}\n")
+        + realtime(rest="  networking: {endpoint: same/}\n").replace("iris", "rose"),
+        ["8:26: rose.networking.endpoint: the endpoint '/same' is used by both 'iris' and 'rose'"],
+    ),
+    Row(
+        "F-10 default",
+        realtime() + realtime(rest="  networking: {endpoint: iris}\n").replace("name: iris", "name: rose"),
+        ["7:26: rose.networking.endpoint: the endpoint '/iris' is used by both 'iris' and 'rose'"],
+    ),
+]
+
+VALUES = [
+    Row(
+        "V-01 integer in quotes",
+        realtime(', processes_per_replica: "3"'),
+        ["3:68: iris.handler.processes_per_replica: must be an integer, got '3'; remove the quotes"],
+    ),
+    Row(
+        "V-01 float for integer",
+        realtime(", processes_per_replica: 3.0"),
+        ["3:68: iris.handler.processes_per_replica: must be an integer, got 3.0"],
+    ),
+    Row(
+        "V-01 boolean for integer",
+        realtime(", processes_per_replica: true"),
+        ["3:68: iris.handler.processes_per_replica: must be an integer, got true"],
+    ),
+    Row(
+        "V-01 integer for string",
+        realtime().replace("handler.py", "3"),
+        ["3:33: iris.handler.path: must be a string, got 3; write it in quotes"],
+    ),
+    Row(
+        "V-01 string for boolean",
+        splitter("name: iris, weight: 100, shadow: 'yes'"),
+        ["4:41: split.apis[1].shadow: must be true or false, got 'yes'"],
+    ),
+    Row(
+        "V-01 plain yes",
+        splitter("name: iris, weight: 100, shadow: yes"),
+        ["4:41: split.apis[1].shadow: yes can be read as a boolean or as text; write true or 'yes'"],
+    ),
+    Row(
+        "V-01 string for number",
+        realtime(rest="  autoscaling: {max_upscale_factor: '2.5'}\n"),
+        ["4:37: iris.autoscaling.max_upscale_factor: must be a number, got '2.5'; remove the quotes"],
+    ),
+    Row(
+        "V-01 list for map",
+        realtime(rest="  compute: [1]\n"),
+        ["4:12: iris.compute: must be a map, got a list"],
+    ),
+    Row(
+        "V-01 map for cpu",
+        realtime(rest="  compute: {cpu: {}}\n"),
+        ["4:18: iris.compute.cpu: must be a string or a number, got a map"],
+    ),
+    Row(
+        "V-02 optional",
+        realtime(", image: null"),
+        [f"3:52: iris.handler.image: cannot be null; {OPTIONAL}"],
+    ),
+    Row("V-02 required", realtime().replace("iris", "~"), ["1:9: [1].name: cannot be null"]),
+    Row(
+        "V-02 env",
+        realtime(", env: null"),
+        [f"3:50: iris.handler.env: cannot be empty or null; {OPTIONAL}"],
+    ),
+    Row(
+        "V-04",
+        realtime(rest="  compute:\n  autoscaling:\n"),
+        [
+            f"4:3: iris.compute: cannot be empty or null; {OPTIONAL}",
+            f"5:3: iris.autoscaling: cannot be empty or null; {OPTIONAL}",
+        ],
+    ),
+    Row(
+        "V-04 required",
+        "- name: iris\n  kind: RealtimeAPI\n  handler:\n",
+        ["3:3: iris.handler: cannot be empty or null"],
+    ),
+    Row("V-05", realtime().replace("handler.py", "''"), ["3:33: iris.handler.path: cannot be empty"]),
+    Row("V-05 name", realtime().replace("iris", '""'), ["1:9: [1].name: cannot be empty"]),
+    Row(
+        "V-06",
+        realtime(", log_level: warn"),
+        [
+            "3:56: iris.handler.log_level: must be one of debug, info, warning, error; got 'warn'; "
+            "did you mean 'warning'?"
+        ],
+    ),
+    Row(
+        "V-07",
+        realtime(", processes_per_replica: 101"),
+        ["3:68: iris.handler.processes_per_replica: must be at most 100, got 101"],
+    ),
+    Row(
+        "V-08 bare number",
+        realtime(rest="  autoscaling: {window: 60}\n"),
+        [f"4:25: iris.autoscaling.window: {DURATION_RULE}, got 60"],
+    ),
+    Row(
+        "V-08 no unit",
+        realtime(rest="  autoscaling: {window: '60'}\n"),
+        [f"4:25: iris.autoscaling.window: {DURATION_RULE}, got '60'"],
+    ),
+    Row(
+        "V-08 too long",
+        realtime(rest="  autoscaling: {window: 9999999999h}\n"),
+        ["4:25: iris.autoscaling.window: must be less than 292 years, got '9999999999h'"],
+    ),
+    Row(
+        "V-09",
+        realtime(rest="  compute: {cpu: two, mem: 1 GB}\n"),
+        [
+            f"4:18: iris.compute.cpu: {QUANTITY_RULE}, got 'two'",
+            f"4:28: iris.compute.mem: {QUANTITY_RULE}, got '1 GB'",
+        ],
+    ),
+    Row(
+        "V-10",
+        realtime().replace("handler.py", "'@handler.py'"),
+        ["3:33: iris.handler.path: must not start with '@', got '@handler.py'"],
+    ),
+    Row("1.3 name", realtime().replace("iris", "Iris"), [f"1:9: Iris.name: {NAME_RULE}, got 'Iris'"]),
+    Row("1.3 name ends", realtime().replace("iris", "iris-"), [f"1:9: iris-.name: {NAME_RULE}, got 'iris-'"]),
+    Row(
+        "1.3 name line break",
+        realtime().replace("iris", '"iris\\n"'),
+        [f"1:9: [1].name: {NAME_RULE}, got 'iris\\n'"],
+    ),
+    Row(
+        "1.3 name length",
+        realtime().replace("iris", "i" * 43),
+        [f"1:9: {'i' * 43}.name: must be at most 42 characters, got 43: '{'i' * 43}'"],
+    ),
+    Row(
+        "1.3 b-",
+        realtime().replace("iris", "b-iris"),
+        ["1:9: b-iris.name: must not start with 'b-', got 'b-iris'"],
+    ),
+    Row(
+        "1.3 kind case",
+        of_kind("realtimeapi"),
+        [
+            "2:9: iris.kind: must be one of RealtimeAPI, AsyncAPI, BatchAPI, TaskAPI, TrafficSplitter; "
+            "got 'realtimeapi'; did you mean 'RealtimeAPI'?"
+        ],
+    ),
+]
+
+SECTIONS = [
+    Row(
+        "1.2 realtime",
+        realtime(rest="  definition: {path: a.py}\n  apis: []\n"),
+        [
+            "4:3: iris.definition: not supported here: only for kind TaskAPI; a RealtimeAPI has 'handler'",
+            "5:3: iris.apis: not supported here: only for kind TrafficSplitter",
+        ],
+    ),
+    Row(
+        "1.2 async",
+        of_kind("AsyncAPI", rest="  definition: {path: a.py}\n  apis: []\n"),
+        [
+            "4:3: iris.definition: not supported here: only for kind TaskAPI; an AsyncAPI has 'handler'",
+            "5:3: iris.apis: not supported here: only for kind TrafficSplitter",
+        ],
+    ),
+    Row(
+        "1.2 batch",
+        of_kind("BatchAPI", rest="  autoscaling: {min_replicas: 0}\n  update_strategy: {max_surge: 1}\n"),
+        [
+            "4:3: iris.autoscaling: not supported here: only for the kinds RealtimeAPI and AsyncAPI",
+            "5:3: iris.update_strategy: not supported here: only for the kinds RealtimeAPI and AsyncAPI",
+        ],
+    ),
+    Row(
+        "1.2 task",
+        of_kind("TaskAPI"),
+        [
+            "1:3: iris: missing key 'definition' (required for kind TaskAPI)",
+            "3:3: iris.handler: not supported here: only for the kinds RealtimeAPI, AsyncAPI and BatchAPI; "
+            "a TaskAPI has 'definition'",
+        ],
+    ),
+    Row(
+        "1.2 splitter",
+        splitter("name: iris, weight: 100") + "  compute: {gpu: 1}\n",
+        ["5:3: split.compute: not supported here: not for kind TrafficSplitter, which runs no code"],
+    ),
+    Row(
+        "1.2 required",
+        "- {name: a, kind: RealtimeAPI}\n- {name: b, kind: AsyncAPI}\n- {name: c, kind: BatchAPI}\n"
+        "- {name: d, kind: TaskAPI}\n- {name: e, kind: TrafficSplitter}\n",
+        [
+            "1:3: a: missing key 'handler' (required for kind RealtimeAPI)",
+            "2:3: b: missing key 'handler' (required for kind AsyncAPI)",
+            "3:3: c: missing key 'handler' (required for kind BatchAPI)",
+            "4:3: d: missing key 'definition' (required for kind TaskAPI)",
+            "5:3: e: missing key 'apis' (required for kind TrafficSplitter)",
+        ],
+    ),
+    Row(
+        "1.4 required",
+        "- name: iris\n  kind: BatchAPI\n  handler: {}\n",
+        ["3:3: iris.handler: missing key 'type'", "3:3: iris.handler: missing key 'path'"],
+    ),
+    Row(
+        "1.4 onnx",
+        realtime().replace("python", "onnx"),
+        ["3:19: iris.handler.type: the type onnx was folded into python; use 'type: python', got 'onnx'"],
+    ),
+    Row(
+        "1.4 type",
+        realtime().replace("python", "pythn"),
+        ["3:19: iris.handler.type: must be one of python, tensorflow; got 'pythn'; did you mean 'python'?"],
+    ),
+    Row(
+        "1.4 path suffix",
+        realtime().replace("handler.py", "handler.ipynb"),
+        ["3:33: iris.handler.path: must end in .py or .pickle, got 'handler.ipynb'"],
+    ),
+    Row(
+        "1.4 protobuf_path",
+        realtime(", protobuf_path: protos/iris.proto"),
+        [
+            "3:60: iris.handler.protobuf_path: must be a .proto file in the project's root, named with letters, "
+            "digits, '_' and '.' only, got 'protos/iris.proto'"
+        ],
+    ),
+    *(
+        Row(
+            f"1.4 python_path {path}",
+            realtime(f", python_path: '{path}'"),
+            [
+                "3:58: iris.handler.python_path: must be a folder inside the project, relative to the API file "
+                f"(leave it out for the project's root), got '{path}'"
+            ],
+        )
+        for path in (".", "./", "./.", "/src", "~/src", "../src", "src/../..")
+    ),
+    Row(
+        "1.4 image",
+        realtime(", image: 'my image'"),
+        [
+            "3:52: iris.handler.image: must be an image such as 'registry.example.com/team/iris:1.4', got 'my image'"
+        ],
+    ),
+    Row(
+        "1.4 threads",
+        realtime(", threads_per_process: 0"),
+        ["3:66: iris.handler.threads_per_process: must be at least 1, got 0"],
+    ),
+    Row(
+        "1.4 shm_size",
+        realtime(", shm_size: big"),
+        [f"3:55: iris.handler.shm_size: {QUANTITY_RULE}, got 'big'"],
+    ),
+    Row("1.4 config", realtime(", config: [1]"), ["3:53: iris.handler.config: must be a map, got a list"]),
+    Row(
+        "1.4 env values",
+        realtime(", env: {PORT: 8080, DEBUG: true}"),
+        [
+            "3:57: iris.handler.env.PORT: must be a string, got 8080; write it in quotes",
+            "3:70: iris.handler.env.DEBUG: must be a string, got true; write it in quotes",
+        ],
+    ),
+    Row(
+        "1.4 env names",
+        realtime(", env: {'A=B': x}"),
+        ["3:51: iris.handler.env.A=B: this cannot be the name of an environment variable"],
+    ),
+    Row(
+        "1.4 env zero byte",
+        realtime(', env: {A: "\\0"}'),
+        ["3:54: iris.handler.env.A: must not contain a zero byte, got '\\x00'"],
+    ),
+    Row(
+        "1.4 dependencies",
+        realtime(", dependencies: {pip: ../requirements.txt, shell: /etc/setup.sh}"),
+        [
+            "3:65: iris.handler.dependencies.pip: must be a path inside the project, relative to the API file, "
+            "got '../requirements.txt'",
+            "3:93: iris.handler.dependencies.shell: must be a path inside the project, relative to the API file, "
+            "got '/etc/setup.sh'",
+        ],
+    ),
+    Row(
+        "1.4 model location",
+        realtime(", multi_model_reloading: {path: gs://bucket/model}"),
+        [f"3:75: iris.handler.multi_model_reloading.path: {LOCATION_RULE}, got 'gs://bucket/model'"],
+    ),
+    Row(
+        "1.4 bare model folder",
+        realtime(", multi_model_reloading: {dir: models}"),
+        [f"3:74: iris.handler.multi_model_reloading.dir: {LOCATION_RULE}, got 'models'"],
+    ),
+    Row(
+        "1.4 paths entry",
+        realtime(", multi_model_reloading: {paths: [{name: a b}]}"),
+        [
+            "3:77: iris.handler.multi_model_reloading.paths[1]: missing key 'path'",
+            "3:84: iris.handler.multi_model_reloading.paths[1].name: must consist of letters, digits, dashes and "
+            "underscores, got 'a b'",
+        ],
+    ),
+    Row(
+        "1.4 reserved model name",
+        realtime(", multi_model_reloading: {paths: [{name: _cortex_default, path: s3://a}]}"),
+        [
+            "3:84: iris.handler.multi_model_reloading.paths[1].name: must not be a reserved name, got '_cortex_default'"
+        ],
+    ),
+    Row(
+        "1.4 cache size",
+        realtime(", multi_model_reloading: {path: s3://a, cache_size: 0, disk_cache_size: 1}"),
+        ["3:95: iris.handler.multi_model_reloading.cache_size: must be at least 1, got 0"],
+    ),
+    Row(
+        "1.4 batching",
+        realtime(", server_side_batching: {max_batch_size: 1, batch_interval: 0s}"),
+        [
+            "3:84: iris.handler.server_side_batching.max_batch_size: must be at least 2, got 1",
+            "3:103: iris.handler.server_side_batching.batch_interval: must be greater than 0s, got '0s'",
+        ],
+    ),
+    Row(
+        "1.4 batching required",
+        realtime(", server_side_batching: {}"),
+        [
+            "3:45: iris.handler.server_side_batching: missing key 'max_batch_size'",
+            "3:45: iris.handler.server_side_batching: missing key 'batch_interval'",
+        ],
+    ),
+    Row(
+        "1.5",
+        "- name: t\n  kind: TaskAPI\n  definition: {log_level: info, processes_per_replica: 2}\n",
+        [
+            "3:3: t.definition: missing key 'path'",
+            "3:33: t.definition.processes_per_replica: unknown key; it belongs in 'handler'",
+        ],
+    ),
+    Row("1.6 empty", "- {name: s, kind: TrafficSplitter, apis: []}\n", ["1:42: s.apis: cannot be empty"]),
+    Row(
+        "1.6 weight",
+        splitter("name: a, weight: 101"),
+        ["4:25: split.apis[1].weight: must be at most 100, got 101"],
+    ),
+    Row(
+        "1.7 characters",
+        realtime(rest="  networking: {endpoint: /iris?x}\n"),
+        [
+            "4:26: iris.networking.endpoint: must consist of letters, digits and the characters _ - . /, got '/iris?x'"
+        ],
+    ),
+    Row(
+        "1.7 slashes",
+        realtime(rest="  networking: {endpoint: a//b}\n"),
+        ["4:26: iris.networking.endpoint: must not contain '//', got 'a//b'"],
+    ),
+    Row(
+        "1.7 root",
+        realtime(rest="  networking: {endpoint: /}\n"),
+        ["4:26: iris.networking.endpoint: a path must be specified, such as '/iris', got '/'"],
+    ),
+    Row(
+        "1.7 length",
+        realtime(rest=f"  networking:\n    endpoint: /{'x' * 1000}\n"),
+        [f"5:15: iris.networking.endpoint: must be at most 1000 characters, got 1001: '/{'x' * 57}…"],
+    ),
+    Row(
+        "1.8 cpu",
+        realtime(rest="  compute: {cpu: 19m}\n"),
+        ["4:18: iris.compute.cpu: must be at least 20m, got '19m'"],
+    ),
+    Row(
+        "1.8 cpu number",
+        realtime(rest="  compute: {cpu: 0.01}\n"),
+        ["4:18: iris.compute.cpu: must be at least 20m, got 0.01"],
+    ),
+    Row(
+        "1.8 mem",
+        realtime(rest="  compute: {mem: 20M}\n"),
+        ["4:18: iris.compute.mem: must be at least 20Mi, got '20M'"],
+    ),
+    Row(
+        "1.8 mem integer",
+        realtime(rest="  compute: {mem: 512}\n"),
+        ["4:18: iris.compute.mem: must be a string, got 512; write it in quotes"],
+    ),
+    Row(
+        "1.8 gpu",
+        realtime(rest="  compute: {gpu: -1}\n"),
+        ["4:18: iris.compute.gpu: must be at least 0, got -1"],
+    ),
+    Row(
+        "1.8 node_groups",
+        realtime(rest="  compute: {node_groups: []}\n"),
+        ["4:26: iris.compute.node_groups: cannot be empty"],
+    ),
+    Row(
+        "1.8 node group",
+        realtime(rest="  compute: {node_groups: [a b]}\n"),
+        [
+            "4:27: iris.compute.node_groups[1]: must consist of letters, digits, dashes and underscores, got 'a b'"
+        ],
+    ),
+    Row(
+        "1.9",
+        realtime(
+            rest="  autoscaling:\n    min_replicas: 0\n    max_replica_concurrency: 30001\n"
+            "    target_replica_concurrency: 0\n    window: 15s\n    downscale_stabilization_period: -1s\n"
+            "    max_downscale_factor: 1\n    max_upscale_factor: 1\n    downscale_tolerance: -0.1\n"
+            "    upscale_tolerance: -1\n"
+        ),
+        [
+            "5:19: iris.autoscaling.min_replicas: must be at least 1, got 0",
+            "6:30: iris.autoscaling.max_replica_concurrency: must be at most 30000, got 30001",
+            "7:33: iris.autoscaling.target_replica_concurrency: must be greater than 0, got 0",
+            "8:13: iris.autoscaling.window: must be a multiple of 10s, got '15s'",
+            "9:37: iris.autoscaling.downscale_stabilization_period: must be at least 0s, got '-1s'",
+            "10:27: iris.autoscaling.max_downscale_factor: must be less than 1, got 1",
+            "11:25: iris.autoscaling.max_upscale_factor: must be greater than 1, got 1",
+            "12:26: iris.autoscaling.downscale_tolerance: must be at least 0, got -0.1",
+            "13:24: iris.autoscaling.upscale_tolerance: must be at least 0, got -1",
+        ],
+    ),
+    Row(
+        "1.9 window",
+        realtime(rest="  autoscaling: {window: 9s}\n"),
+        ["4:25: iris.autoscaling.window: must be at least 10s, got '9s'"],
+    ),
+    Row(
+        "1.10",
+        realtime(rest="  update_strategy: {max_surge: 101%, max_unavailable: 2.5}\n"),
+        [
+            "4:32: iris.update_strategy.max_surge: must be an integer of at least 0 or a percentage from '0%' to "
+            "'100%', got '101%'",
+            "4:55: iris.update_strategy.max_unavailable: must be an integer of at least 0 or a percentage from '0%' "
+            "to '100%', got 2.5",
+        ],
+    ),
+]
+
+RULES = [
+    Row(
+        "S-01",
+        realtime().replace("python", "tensorflow"),
+        ["3:3: iris.handler: missing key 'models' (required when type is tensorflow)"],
+    ),
+    Row(
+        "S-02",
+        realtime(", models: {pth: x}, tensorflow_serving_image: a")
+        + tensorflow("path: s3://a", ", multi_model_reloading: {path: s3://a}").replace("iris", "rose"),
+        [
+            "3:45: iris.handler.models: not supported here: only for handler type tensorflow; for type python use "
+            "'multi_model_reloading'",
+            "3:63: iris.handler.tensorflow_serving_image: not supported here: only for handler type tensorflow",
+            "6:73: rose.handler.multi_model_reloading: not supported here: only for handler type python; for type "
+            "tensorflow use 'models'",
+        ],
+    ),
+    Row(
+        "S-03 none",
+        realtime(", multi_model_reloading: {}"),
+        [
+            "3:45: iris.handler.multi_model_reloading: specify only one of 'path', 'paths' and 'dir'; none is given"
+        ],
+    ),
+    Row(
+        "S-03 null paths",
+        tensorflow("paths: null"),
+        ["3:49: iris.handler.models: specify only one of 'path', 'paths' and 'dir'; none is given"],
+    ),
+    Row(
+        "S-03 all",
+        tensorflow("path: s3://a, dir: s3://b, paths: [{name: a, path: s3://c}]"),
+        ["3:49: iris.handler.models: specify only one of 'path', 'paths' and 'dir'; all three are given"],
+    ),
+    Row(
+        "S-04",
+        tensorflow("path: s3://a, dir: s3://b"),
+        ["3:49: iris.handler.models: 'path' and 'dir' conflict; keep one of them"],
+    ),
+    Row(
+        "S-05",
+        realtime(
+            ", multi_model_reloading: {signature_key: a, paths: [{name: a, path: s3://a, signature_key: b}]}"
+        ),
+        [
+            "3:69: iris.handler.multi_model_reloading.signature_key: not supported here: "
+            "only for handler type tensorflow",
+            "3:119: iris.handler.multi_model_reloading.paths[1].signature_key: not supported here: "
+            "only for handler type tensorflow",
+        ],
+    ),
+    Row(
+        "S-06",
+        tensorflow("path: s3://a, cache_size: 1, disk_cache_size: 1").replace("RealtimeAPI", "BatchAPI"),
+        [
+            "3:72: iris.handler.models.cache_size: not supported here: only for kind RealtimeAPI",
+            "3:87: iris.handler.models.disk_cache_size: not supported here: only for kind RealtimeAPI",
+        ],
+    ),
+    Row(
+        "S-07",
+        tensorflow("path: s3://a, cache_size: 1"),
+        [
+            "3:49: iris.handler.models: give both 'cache_size' and 'disk_cache_size', or neither; "
+            "only 'cache_size' is given"
+        ],
+    ),
+    Row(
+        "S-08",
+        tensorflow("path: s3://a, cache_size: 3, disk_cache_size: 2"),
+        ["3:84: iris.handler.models.cache_size: cache_size (3) cannot be greater than disk_cache_size (2)"],
+    ),
+    Row(
+        "S-09",
+        tensorflow("path: s3://a, cache_size: 1, disk_cache_size: 2", ", processes_per_replica: 4"),
+        [
+            "3:131: iris.handler.processes_per_replica: must be 1 with model caching (cache_size, disk_cache_size), "
+            "got 4"
+        ],
+    ),
+    Row(
+        "S-10",
+        realtime(", server_side_batching: {max_batch_size: 8, batch_interval: 1s}, threads_per_process: 4"),
+        [
+            "3:84: iris.handler.server_side_batching.max_batch_size: max_batch_size (8) must be equal to "
+            "threads_per_process (4) for type python"
+        ],
+    ),
+    Row(
+        "S-11",
+        tensorflow(
+            "path: s3://a",
+            ", server_side_batching: {max_batch_size: 9, batch_interval: 1s}, processes_per_replica: 2, "
+            "threads_per_process: 4",
+        ),
+        [
+            "3:112: iris.handler.server_side_batching.max_batch_size: max_batch_size (9) cannot be greater than "
+            "processes_per_replica × threads_per_process (2 × 4 = 8)"
+        ],
+    ),
+    Row(
+        "S-12",
+        tensorflow(
+            "path: s3://a",
+            ", server_side_batching: {max_batch_size: 5, batch_interval: 1s}, processes_per_replica: 2, "
+            "threads_per_process: 4",
+            "  compute: {inf: 1}\n",
+        ),
+        [
+            "3:112: iris.handler.server_side_batching.max_batch_size: max_batch_size (5) cannot be greater than "
+            "threads_per_process (4) with Inferentia"
+        ],
+    ),
+    Row(
+        "S-13",
+        of_kind("AsyncAPI", ", protobuf_path: iris.proto"),
+        ["3:45: iris.handler.protobuf_path: not supported here: only for kind RealtimeAPI"],
+    ),
+    Row(
+        "S-15",
+        realtime(
+            ", protobuf_path: a.proto, threads_per_process: 2, "
+            "server_side_batching: {max_batch_size: 2, batch_interval: 1s}"
+        ),
+        [
+            "3:93: iris.handler.server_side_batching: 'protobuf_path' and 'server_side_batching' conflict; "
+            "keep one of them"
+        ],
+    ),
+    Row(
+        "S-18",
+        of_kind(
+            "BatchAPI",
+            ", multi_model_reloading: {path: s3://a}, processes_per_replica: 2, threads_per_process: 2, "
+            "server_side_batching: {}",
+        ),
+        [
+            "3:45: iris.handler.multi_model_reloading: not supported here: only for kind RealtimeAPI",
+            "3:107: iris.handler.processes_per_replica: must be 1 (more is only for kind RealtimeAPI), got 2",
+            "3:131: iris.handler.threads_per_process: must be 1 (more is only for kind RealtimeAPI), got 2",
+            "3:134: iris.handler.server_side_batching: not supported here: only for kind RealtimeAPI",
+        ],
+    ),
+    Row(
+        "S-19",
+        realtime(", env: {CORTEX_KIND: x}"),
+        ["3:51: iris.handler.env.CORTEX_KIND: the prefix CORTEX_ is reserved"],
+    ),
+    Row(
+        "S-20",
+        realtime(", shm_size: 1Gi", "  compute: {mem: 1G}\n"),
+        ["3:55: iris.handler.shm_size: shm_size (1Gi) cannot be greater than compute.mem (1G)"],
+    ),
+    Row(
+        "S-21",
+        realtime(rest="  compute: {gpu: 2, inf: 1}\n"),
+        ["4:3: iris.compute: cannot be combined: gpu is 2 and inf is 1; keep one of them"],
+    ),
+    Row(
+        "S-22",
+        realtime(rest="  compute: {inf: 2}\n"),
+        ["4:18: iris.compute.inf: only one Inferentia chip per replica is possible, got 2"],
+    ),
+    Row(
+        "S-23",
+        realtime(", processes_per_replica: 3", "  compute: {inf: 1}\n"),
+        ["3:68: iris.handler.processes_per_replica: must be 1, 2 or 4 with one Inferentia chip, got 3"],
+    ),
+    Row(
+        "S-24 given",
+        realtime(rest="  autoscaling: {target_replica_concurrency: 9, max_replica_concurrency: 8}\n"),
+        [
+            "4:45: iris.autoscaling.target_replica_concurrency: target_replica_concurrency (9) cannot be greater than "
+            "max_replica_concurrency (8)"
+        ],
+    ),
+    Row(
+        "S-24 default",
+        realtime(", processes_per_replica: 4, threads_per_process: 260"),
+        [
+            "3:92: iris.handler.threads_per_process: max_replica_concurrency (1024) cannot be less than "
+            "target_replica_concurrency, which is processes_per_replica × threads_per_process (4 × 260 = 1040) "
+            "unless it is given"
+        ],
+    ),
+    Row(
+        "S-25",
+        realtime(rest="  autoscaling: {min_replicas: 3, max_replicas: 2, init_replicas: 1}\n"),
+        ["4:31: iris.autoscaling.min_replicas: min_replicas (3) cannot be greater than max_replicas (2)"],
+    ),
+    Row(
+        "S-26 greater",
+        realtime(rest="  autoscaling: {max_replicas: 2, init_replicas: 3}\n"),
+        ["4:49: iris.autoscaling.init_replicas: init_replicas (3) cannot be greater than max_replicas (2)"],
+    ),
+    Row(
+        "S-26 less",
+        realtime(rest="  autoscaling: {min_replicas: 2, init_replicas: 1}\n"),
+        ["4:49: iris.autoscaling.init_replicas: init_replicas (1) cannot be less than min_replicas (2)"],
+    ),
+    Row(
+        "S-27",
+        realtime(rest="  update_strategy: {max_surge: 0, max_unavailable: 0%}\n"),
+        [
+            "4:3: iris.update_strategy: max_surge and max_unavailable cannot both be zero: no replica could be replaced"
+        ],
+    ),
+    Row(
+        "S-28",
+        splitter("name: a, weight: 50", "name: b, weight: 40", "name: c, weight: 10, shadow: true"),
+        ["3:3: split.apis: the weights (without shadow) must total 100, got 90"],
+    ),
+    Row(
+        "S-29",
+        splitter("name: a, weight: 50", "name: a, weight: 50"),
+        ["5:14: split.apis[2].name: 'a' is listed twice; list each API once"],
+    ),
+    Row(
+        "S-30",
+        splitter(
+            "name: a, weight: 100", "name: b, weight: 1, shadow: true", "name: c, weight: 1, shadow: true"
+        ),
+        ["6:36: split.apis[3].shadow: only one API of a traffic splitter can be the shadow"],
+    ),
+    Row(
+        "S-31 in the file",
+        splitter("name: iris, weight: 100") + of_kind("AsyncAPI"),
+        ["4:14: split.apis[1].name: 'iris' is not a RealtimeAPI but of kind AsyncAPI"],
+    ),
+    Row(
+        "S-32",
+        splitter("name: iris, weight: 100") + realtime(", protobuf_path: iris.proto"),
+        ["4:14: split.apis[1].name: 'iris' is a gRPC API, which a traffic splitter cannot use"],
+    ),
+    Row(
+        "S-35",
+        realtime(", multi_model_reloading: {paths: [{name: a, path: s3://a}, {name: a, path: s3://b}]}"),
+        [
+            "3:109: iris.handler.multi_model_reloading.paths[2].name: the model name 'a' is used twice; "
+            "names must be unique"
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize("row", FILE + VALUES + SECTIONS + RULES, ids=lambda row: row.id)
+def test_message(row: Row) -> None:
+    assert heads(row.text) == row.expected
+
+
+class Project:
+    """The files of a project, in memory."""
+
+    def __init__(self, **contents: str) -> None:
+        self._contents = {name.replace("__", "/"): text.encode() for name, text in contents.items()}
+
+    @property
+    def files(self) -> set[str]:
+        return set(self._contents)
+
+    def read(self, path: str) -> bytes:
+        if self._contents[path] == b"unreadable":
+            raise PermissionError(13, "Permission denied")
+        return self._contents[path]
+
+
+PROTO = "syntax = 'proto3'; package my_iris; service Iris { rpc Predict (A) returns (B); }"
+GRPC = ", protobuf_path: iris.proto"
+
+FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
+    ("1.4 path", realtime(), {"handlr.py": ""},
+     ["3:33: iris.handler.path: the file 'handler.py' does not exist or was excluded from the project; "
+      "did you mean 'handlr.py'?"]),
+    ("1.4 path with ./", realtime().replace("handler.py", "./handler.py"), {"handler.py": ""},
+     ["3:33: iris.handler.path: the file './handler.py' does not exist or was excluded from the project; "
+      "did you mean 'handler.py'?"]),
+    ("1.5 path", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n", {},
+     ["3:22: t.definition.path: the file 'task.py' does not exist or was excluded from the project"]),
+    ("1.4 python_path", realtime(", python_path: ./src"), {"handler.py": "", "source__a.py": ""},
+     ["3:58: iris.handler.python_path: the folder './src' does not exist or was excluded from the project"]),
+    ("1.4 protobuf_path", realtime(GRPC), {"handler.py": ""},
+     ["3:60: iris.handler.protobuf_path: the file 'iris.proto' does not exist or was excluded from the project"]),
+    ("1.4 unreadable", realtime(GRPC), {"handler.py": "", "iris.proto": "unreadable"},
+     ["3:60: iris.handler.protobuf_path: cannot be read: Permission denied"]),
+    ("S-14 none", realtime(GRPC), {"handler.py": "", "iris.proto": "package iris; /* service A {} */"},
+     ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 0"]),
+    ("S-14 two", realtime(GRPC), {"handler.py": "", "iris.proto": "package iris; service A {} service B {}"},
+     ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 2: A, B"]),
+    ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
+     {"handler.py": "", "iris.proto": "service A {}"},
+     ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
+    ("S-16 other", realtime(GRPC), {"handler.py": "", "iris.proto": PROTO},
+     ["3:60: iris.handler.protobuf_path: the file's package must be 'iris' (the API's name), got 'my_iris'"]),
+    ("S-17", realtime(GRPC, "  networking: {endpoint: /iris}\n").replace("name: iris", "name: my-iris"),
+     {"handler.py": "", "iris.proto": PROTO},
+     ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
+      "got '/iris'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "expected"), [row[1:] for row in FILES], ids=[row[0] for row in FILES]
+)
+def test_message_about_a_project(text: str, files: dict[str, str], expected: list[str]) -> None:
+    assert heads(text, project=Project(**files)) == expected
+
+
+def test_grpc_endpoint_comes_from_the_proto() -> None:
+    text = realtime(GRPC).replace("name: iris", "name: my-iris")
+    [api] = load(text, project=Project(**{"handler.py": "", "iris.proto": PROTO}))
+    assert api.networking.endpoint == "/my_iris.Iris"
+
+
+def deployed(*texts: str) -> list[Api]:
+    return load("".join(texts))
+
+
+HTTP, GRPC_API = realtime(), realtime(GRPC)
+SPLIT = splitter("name: iris, weight: 100")
+DEPLOYED: list[tuple[str, str, list[Api], list[str]]] = [
+    ("F-11", HTTP, deployed(realtime(rest="  networking: {endpoint: iris/}\n").replace("name: iris", "name: rose")),
+     ["1:3: iris.networking.endpoint: the endpoint '/iris' is already used by 'rose'"]),
+    ("F-11 owner", HTTP, deployed(HTTP), []),
+    ("F-12", of_kind("BatchAPI"), deployed(HTTP),
+     ["2:9: iris.kind: cannot change the kind from RealtimeAPI to BatchAPI; first delete 'iris', then deploy it"]),
+    ("S-31 nowhere", SPLIT, [],
+     ["4:14: split.apis[1].name: there is no RealtimeAPI 'iris', neither in this file nor deployed"]),
+    ("S-31 other kind", SPLIT, deployed(of_kind("AsyncAPI")),
+     ["4:14: split.apis[1].name: 'iris' is not a RealtimeAPI but of kind AsyncAPI"]),
+    ("S-31 deployed", SPLIT, deployed(HTTP), []),
+    ("S-31 in the file", SPLIT + HTTP, [], []),
+    ("S-32 deployed", SPLIT, deployed(GRPC_API),
+     ["4:14: split.apis[1].name: 'iris' is a gRPC API, which a traffic splitter cannot use"]),
+    ("S-33", GRPC_API, deployed(HTTP, SPLIT),
+     ["3:60: iris.handler.protobuf_path: cannot change from HTTP to gRPC while the traffic splitter 'split' uses "
+      "this API"]),
+    ("S-33 unused", GRPC_API, deployed(HTTP), []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "apis", "expected"), [row[1:] for row in DEPLOYED], ids=[row[0] for row in DEPLOYED]
+)
+def test_message_about_what_is_deployed(text: str, apis: list[Api], expected: list[str]) -> None:
+    assert heads(text, deployed=apis) == expected

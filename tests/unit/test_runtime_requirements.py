@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cortex_core.runtime import REQUIREMENTS
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+def test_the_runtimes_requirements_are_those_of_the_distribution() -> None:
+    """What is installed beside a handler is what we are installed, and so tested, with."""
+    _, _, rest = PYPROJECT.read_text().partition("\ndependencies = [\n  # the runtime")
+    runtime, operator, _ = rest.partition("  # the operator\n")
+    assert operator, "the dependencies are in parts: the runtime, the operator, the command line"
+    assert tuple(re.findall(r'^  "(.+)",$', runtime, re.MULTILINE)) == REQUIREMENTS
