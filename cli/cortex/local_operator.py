@@ -173,9 +173,11 @@ class LocalOperator:
         log = self._home.operator / "operator.log"
         with log.open("ab") as output:
             log_start = output.tell()
+            # started from inside a replica it would carry that replica's mark, and be ended with it
+            environ = {key: value for key, value in self._home.environ().items() if key != "CORTEX_PROCESS"}
             process = subprocess.Popen(
                 [sys.executable, "-m", "cortex_operator"],
-                env=self._home.environ(),
+                env=environ,
                 cwd=self._home.operator,  # in the caller's folder, its modules would be found first
                 stdin=subprocess.DEVNULL,
                 stdout=output,

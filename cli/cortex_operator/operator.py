@@ -90,6 +90,7 @@ class Operator:
         Raises:
             GatewayFailed: the gateway cannot be started.
         """
+        await asyncio.to_thread(self._projects.sweep)
         await self._reconciler.open()
 
     async def close(self) -> None:

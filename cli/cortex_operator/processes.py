@@ -33,6 +33,8 @@ KILL_DEADLINE = 10.0
 
 _PIDFD_OPEN: Callable[[int], int] | None = getattr(os, "pidfd_open", None)
 _POLL = 0.05
+_LOOKS = 2
+_RESEND = 0.2
 _EXEC_DEADLINE = 1.0
 _EXEC_POLL = 0.0005
 
@@ -85,7 +87,9 @@ def spawn(
         OSError: the program cannot be run, or the system has no room for another process.
     """
     home = home.resolve()
-    environ = {**environ, MARKER: marker, HOME: str(home)}
+    environ = {MARKER: marker, HOME: str(home)} | {
+        name: value for name, value in environ.items() if name not in (MARKER, HOME)
+    }
     with contextlib.ExitStack() as files:
         sink = subprocess.DEVNULL
         if output is not None:
@@ -209,18 +213,23 @@ async def sweep(home: Path, marker: str, *, also: Sequence[psutil.Process] = ())
         with contextlib.suppress(psutil.NoSuchProcess):
             companion.kill()
     deadline = time.monotonic() + KILL_DEADLINE
-    while remaining := await asyncio.to_thread(members, home, marker):
+    looks = 0  # one more than needed: a process that is just replacing its program is hard to see
+    while looks < _LOOKS:
+        remaining = await asyncio.to_thread(members, home, marker)
+        looks = 0 if remaining else looks + 1
         for process in remaining:
             _send(process, signal.SIGKILL)
-        if not await _all_ended(remaining, deadline - time.monotonic()):
+        if not await _all_ended(remaining, _RESEND) and time.monotonic() > deadline:
             pids = ", ".join(str(process.pid) for process in remaining)
             raise SurvivedError(f"{marker}: killed, but still there: pid {pids}")
 
 
 async def _all_ended(dying: Sequence[Process], timeout: float) -> bool:
+    if not dying:
+        return True
     deaths = [asyncio.ensure_future(ended(process)) for process in dying]
     try:
-        _, waiting = await asyncio.wait(deaths, timeout=max(0.0, timeout))
+        _, waiting = await asyncio.wait(deaths, timeout=timeout)
         return not waiting
     finally:
         for death in deaths:

@@ -42,6 +42,10 @@ class Projects:
         self._bucket = bucket
         self._folder = folder
 
+    def sweep(self) -> None:
+        """Remove what an operator that was killed left half written; called before anything is added."""
+        self._bucket.sweep()
+
     def exists(self, digest: str) -> bool:
         return self._bucket.exists(_key(digest))
 

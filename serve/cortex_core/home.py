@@ -3,7 +3,7 @@
 Two homes with other ports live side by side. Folders are private to their owner (0700).
 
     operator/      state.db, token, address, operator.log
-    bucket/        projects/<digest>.tar.gz, releases/<api>/<id>.json
+    bucket/        projects/<digest>.tar.gz
     projects/      <digest>/, extracted, immutable
     environments/  <digest>/, virtual environments, immutable
     gateway/       Envoy's configuration and log

@@ -30,13 +30,16 @@ from typing import Any
 
 import msgspec
 
+from cortex_core.restarts import Restarts
 from cortex_core.runtime import EXIT_HANDLER_FAILED
 from cortex_serve import control, probe, stats
 from cortex_serve.listeners import Listeners
 from cortex_serve.log_files import LogFiles
-from cortex_serve.restarts import Restarts
 from cortex_serve.stats import StatsSnapshot
 from cortex_serve.worker_process import WorkerProcess, describe
+
+STABLE_AFTER = 2.0
+"""Seconds of being ready after which a worker's earlier deaths are forgotten."""
 
 COLLECT_WITHIN = 0.25
 """Seconds a scrape waits for workers to say what they counted; of those that are late, it shows the last."""
@@ -97,7 +100,7 @@ class Slot:
     number: int
     worker: WorkerProcess | None = None
     start_at: float | None = None
-    restarts: Restarts = field(default_factory=Restarts)
+    restarts: Restarts = field(default_factory=lambda: Restarts(stable_after=STABLE_AFTER))
 
     @property
     def ready(self) -> bool:
@@ -235,7 +238,7 @@ class Supervisor:
                 logs=self._logs,
             )
         except OSError as error:
-            delay = slot.restarts.delay(ready_for=0)
+            delay = slot.restarts.next(ready_for=None)
             slot.start_at = time.monotonic() + delay
             self._log("ERROR", f"worker {slot.number} cannot be started, next try in {delay:g} s: {error}")
             return
@@ -277,7 +280,9 @@ class Supervisor:
             self._forget(worker)
 
     def _forget(self, worker: WorkerProcess) -> None:
-        with suppress(KeyError, ValueError):  # forgotten already, and perhaps closed since the selector woke us
+        with suppress(
+            KeyError, ValueError
+        ):  # forgotten already, and perhaps closed since the selector woke us
             self._selector.unregister(worker.control)
 
     def _probe_when_all_are_ready(self) -> None:
@@ -311,7 +316,7 @@ class Supervisor:
             self._log("ERROR", f"{what} before it was ready")
             self._status = EXIT_HANDLER_FAILED
         else:
-            delay = slot.restarts.delay(ready_for=worker.ready_for())
+            delay = slot.restarts.next(ready_for=worker.ready_for())
             slot.start_at = time.monotonic() + delay
             self._log("ERROR", f"{what}; it is started again" + (f" in {delay:g} s" if delay else ""))
 

@@ -94,9 +94,9 @@ class WorkerProcess:
     def ready(self) -> bool:
         return self.ready_at is not None
 
-    def ready_for(self) -> float:
-        """Seconds since it became ready; 0 when it never was."""
-        return time.monotonic() - self.ready_at if self.ready_at is not None else 0.0
+    def ready_for(self) -> float | None:
+        """Seconds since it became ready; None when it never was."""
+        return time.monotonic() - self.ready_at if self.ready_at is not None else None
 
     def messages(self) -> list[Message]:
         """What it said since the last call; notes readiness and counts."""

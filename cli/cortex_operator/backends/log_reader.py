@@ -143,9 +143,12 @@ class _ReplicaLog:
     def __init__(self, path: Path, *, since: float | None) -> None:
         self._path = path
         self._replica = path.name.removesuffix(SUFFIX)
-        self._files = [
-            file for file in self._open_all() if since is None or os.fstat(file.fileno()).st_mtime >= since
-        ]
+        self._files = []
+        for file in self._open_all():
+            if since is None or os.fstat(file.fileno()).st_mtime >= since:
+                self._files.append(file)
+            else:
+                file.close()
         self._pending: deque[bytes] = deque()
         self._rest = b""
         self._at = ""

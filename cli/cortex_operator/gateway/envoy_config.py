@@ -3,7 +3,7 @@
 Envoy reads four kinds of documents from one folder, its working directory:
 
     bootstrap.json              the process: admin socket, limits, the listener and how it treats HTTP, and the
-                                same once more for what `standby` relays
+                                same once more for what is relayed
     routes.json                 RDS: which path goes to which cluster; the listener itself never changes,
                                 so no connection is ever closed by a deploy
     clusters.json               CDS: one cluster an API, its circuit breaker
@@ -63,20 +63,19 @@ UNLIMITED = 1_000_000
 _TYPE = "type.googleapis.com/envoy."
 
 
-def bootstrap(*, address: str, port: int, shared: bool, version: str) -> Document:
+def bootstrap(*, address: str, port: int, version: str) -> Document:
     """The process-wide document.
 
     Args:
         address: to listen on.
         port: to listen on.
-        shared: whether the operator has a place at the port, too; see `cortex_operator.gateway.standby`.
         version: Envoy's, so that an upgraded Envoy has another bootstrap.
     """
     return {
         "node": {"id": "cortex-gateway", "cluster": "cortex", "metadata": {"envoy": version}},
         "admin": {"address": {"pipe": {"path": ADMIN_SOCKET, "mode": 0o600}}},
         "dynamic_resources": {"cds_config": _file(CLUSTERS)},
-        "static_resources": {"listeners": [_listener(address, port, shared), _relays()]},
+        "static_resources": {"listeners": [_listener(address, port), _relays()]},
         "overload_manager": _overload_manager(),
         # What follows a chunk must be its end; without this, Envoy skips to the next line.
         "layered_runtime": {
@@ -180,19 +179,19 @@ def _seconds(value: float) -> str:
 # --- the listener -------------------------------------------------------------------------------------------
 
 
-def _listener(address: str, port: int, shared: bool) -> Document:
+def _listener(address: str, port: int) -> Document:
     return {
         "name": LISTENER,
         "address": _address(address, port),
-        # Whoever starts Envoy has claimed the port before: sharing it in silence with another gateway is out.
-        "enable_reuse_port": shared,
+        # With `standby`, which has made sure before that the port is no other gateway's.
+        "enable_reuse_port": True,
         "per_connection_buffer_limit_bytes": BUFFER,
         "filter_chains": [{"filters": [_http_connection_manager()]}],
     }
 
 
 def _relays() -> Document:
-    """One request a connection, so that clients soon come directly."""
+    """For `relay`. One request a connection, so that clients soon come directly."""
     return {
         "name": "relays",
         "address": {"pipe": {"path": RELAYS_SOCKET, "mode": 0o600}},

@@ -71,6 +71,10 @@ class Storage(Protocol):
         """Whether there is such an object."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what killed writers left behind; to be called while nobody writes."""
+        ...
+
 
 def check_key(key: str) -> str:
     """The key, when an object may have it.

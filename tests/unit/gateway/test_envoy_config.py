@@ -33,7 +33,7 @@ NESTED = Route(api="iris-v2", endpoint="/iris/v2", upstreams=(), max_concurrency
     [
         (
             "bootstrap.json",
-            envoy_config.bootstrap(address="127.0.0.1", port=8888, shared=True, version="1.40.0"),
+            envoy_config.bootstrap(address="127.0.0.1", port=8888, version="1.40.0"),
         ),
         ("routes.json", envoy_config.routes([IRIS, NESTED])),
         ("clusters.json", envoy_config.clusters([IRIS, NESTED])),

@@ -1,21 +1,23 @@
-"""When a replica that died is started again."""
+"""When what died is started again."""
 
 from __future__ import annotations
 
 import pytest
 
-from cortex_operator.backends.restarts import LIMIT, STABLE, Restarts
+from cortex_core.restarts import LIMIT, Restarts
+
+STABLE = 10.0
 
 
 def test_at_once_after_the_first_death_of_what_was_ready() -> None:
-    restarts = Restarts()
+    restarts = Restarts(stable_after=STABLE)
 
     assert restarts.next(ready_for=1.0) == 0
     assert restarts.count == 1
 
 
 def test_a_crash_loop_at_start_backs_off_to_a_limit() -> None:
-    restarts = Restarts()
+    restarts = Restarts(stable_after=STABLE)
 
     delays = [restarts.next(ready_for=None) for _ in range(12)]
 
@@ -26,7 +28,7 @@ def test_a_crash_loop_at_start_backs_off_to_a_limit() -> None:
 
 
 def test_what_dies_again_soon_after_it_was_ready_backs_off_too() -> None:
-    restarts = Restarts()
+    restarts = Restarts(stable_after=STABLE)
 
     delays = [restarts.next(ready_for=0.1) for _ in range(4)]
 
@@ -34,15 +36,15 @@ def test_what_dies_again_soon_after_it_was_ready_backs_off_too() -> None:
 
 
 def test_being_ready_for_long_is_forgiving() -> None:
-    restarts = Restarts()
+    restarts = Restarts(stable_after=STABLE)
     for _ in range(20):
         restarts.next(ready_for=None)
 
     assert restarts.next(ready_for=STABLE) == 0
-    assert restarts.next(ready_for=None) == pytest.approx(0.2)
+    assert restarts.next(ready_for=None) == pytest.approx(0.1)
 
 
 def test_thousands_of_deaths_are_no_problem() -> None:
-    restarts = Restarts()
+    restarts = Restarts(stable_after=STABLE)
 
     assert [restarts.next(ready_for=None) for _ in range(5000)][-1] == LIMIT
