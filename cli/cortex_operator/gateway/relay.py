@@ -14,8 +14,9 @@ from cortex_operator.gateway.short_path import short_path
 
 PATIENCE = 5.0
 """Seconds a connection waits for Envoy before it is closed."""
-LINGER = 30.0
-"""Seconds a client has to read the rest and to close, once Envoy has ended a relayed connection."""
+LINGER = 1.0
+"""Seconds a client has to close first when Envoy has ended a relayed connection, as it has with Envoy itself: what
+it sends after we closed would make its system drop the end of the answer."""
 MOST = 256
 """Each takes two files, of which an operator often may have 1024; more connections wait in the kernel."""
 CHUNK = 64 * 1024
@@ -59,18 +60,13 @@ class Relay:
     async def _relay(self, client: socket.socket) -> None:
         with client, contextlib.suppress(OSError, asyncio.TimeoutError):
             from_envoy, to_envoy = await asyncio.wait_for(self._reach_envoy(), PATIENCE)
-            try:
+            with contextlib.closing(to_envoy):
                 to_envoy.write(_proxy_line(client))
                 from_client, to_client = await asyncio.open_connection(sock=client)
-                asking = asyncio.create_task(_pump(from_client, to_envoy))
-                try:
+                with contextlib.closing(to_client):
+                    asking = asyncio.create_task(_pump(from_client, to_envoy))
                     await _pump(from_envoy, to_client)
                     await asyncio.wait({asking}, timeout=LINGER)
-                finally:
-                    asking.cancel()
-                    to_client.transport.abort()
-            finally:
-                to_envoy.transport.abort()
 
     async def _reach_envoy(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to Envoy, as soon as it accepts any. One of those who wait tries, for all."""

@@ -60,15 +60,12 @@ class Standby:
         if not self._ours:
             self._ours = _alone_at(self._address, self._port)
         if not self._accepting:
-            self._accepting = [asyncio.create_task(self._relay.accept(each)) for each in self._ours]
+            self._accepting = [self._accept(each) for each in self._ours]
 
     async def stand_by(self, envoy: psutil.Process) -> None:
         """Leave the port to an Envoy that listens there, ready for its death."""
-        try:
-            self._lead_past_ours()
-        except OSError:  # better refused for a moment after a death than relayed all the time
-            await self._have([])
         with contextlib.suppress(OSError, psutil.Error):  # not allowed: what we have stays, e.g. from `claim`
+            self._lead_past_ours()
             await self._have(_listening(envoy, self._port, self._sockets))
 
     async def close(self) -> None:
@@ -83,19 +80,25 @@ class Standby:
             described = struct.pack("HP", len(program) // 8, ctypes.addressof(program))
             self._ours[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, described)
 
+    def _accept(self, listener: socket.socket) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._relay.accept(listener))
+        task.add_done_callback(lambda _: listener.close())  # not before: the loop still watches it
+        return task
+
     async def _have(self, sockets: list[socket.socket]) -> None:
         """Have these from now on, and close what we had."""
         ours, self._ours = self._ours, sockets
         accepting, self._accepting = self._accepting, []
+        if not accepting:
+            for each in ours:
+                each.close()
+            return
         try:
-            if accepting:
-                await _accepted(ours)
+            await _accepted(ours)
         finally:
             for task in accepting:
                 task.cancel()
             await asyncio.gather(*accepting, return_exceptions=True)
-            for each in ours:
-                each.close()
 
 
 async def _accepted(listeners: list[socket.socket]) -> None:
@@ -133,14 +136,12 @@ def _listening(process: psutil.Process, port: int, count: int) -> list[socket.so
     Raises:
         OSError: the kernel does not allow it, or they are not as many as they should be.
     """
-    if not _LINUX:
-        raise OSError("only Linux duplicates other processes' sockets")
     theirs = [
         each.fd
         for each in process.net_connections("tcp")
         if each.status == psutil.CONN_LISTEN and each.laddr[1] == port
     ]
-    if len(theirs) != count:
+    if not _LINUX or len(theirs) != count:
         raise OSError(f"process {process.pid} listens on port {port} with {len(theirs)} sockets")
     pidfd = os.pidfd_open(process.pid)
     try:

@@ -16,12 +16,22 @@ import msgspec
 import yaml
 
 from cortex_core.spec import scalar
-from cortex_core.spec.problems import Finding, InvalidConfig, Path, Problem, Span, clipped, shown
+from cortex_core.spec.problems import (
+    MOST_FINDINGS,
+    Finding,
+    InvalidConfig,
+    Path,
+    Problem,
+    Span,
+    clipped,
+    shown,
+)
 
 LARGEST_FILE = 1024 * 1024
 DEEPEST = 40
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 
+_TOO_MANY = f"more than {MOST_VALUES} values, counting what aliases stand for"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE: re.Pattern[str] = yaml.reader.Reader.NON_PRINTABLE
@@ -240,11 +250,7 @@ class _Reading:
 
     def _end(self, event: Any) -> None:
         done = self._open.pop()
-        for merged in done.merged:
-            for key, child in merged.children.items():
-                if key not in done.children:
-                    done.children[key] = child
-                    done.keys[str(key)] = merged.keys[str(key)]
+        self._merge(done, event)
         values = {key: child.value for key, child in done.children.items()}
         node = Node(
             value=values if done.is_map else list(values.values()),
@@ -254,14 +260,28 @@ class _Reading:
             size=1 + sum(child.size for child in done.children.values()),
             depth=1 + max((child.depth for child in done.children.values()), default=0),
         )
-        self._values += len(done.children)
-        if self._values > MOST_VALUES:
-            raise _Unreadable(node.span, f"more than {MOST_VALUES} values, counting what aliases stand for")
         if done.anchor:
             self._anchors[done.anchor] = node
         self._add(node)
 
+    def _merge(self, done: _Open, event: Any) -> None:
+        """Add what `<<` names; keys that are there already win, but each one looked at counts."""
+        self._count(
+            sum(len(merged.children) for merged in done.merged), _span_between(done.start, event.end_mark)
+        )
+        for merged in done.merged:
+            for key, child in merged.children.items():
+                if key not in done.children:
+                    done.children[key] = child
+                    done.keys[str(key)] = merged.keys[str(key)]
+
+    def _count(self, values: int, span: Span) -> None:
+        self._values += values
+        if self._values > MOST_VALUES:
+            raise _Unreadable(span, _TOO_MANY)
+
     def _add(self, node: Node) -> None:
+        self._count(1, node.span)
         if not self._open:
             self.root = node
             return
@@ -290,11 +310,13 @@ class _Reading:
 
     def _refuse_expansion(self, node: Node) -> None:
         if node.size > MOST_VALUES:
-            raise _Unreadable(node.span, f"more than {MOST_VALUES} values, counting what aliases stand for")
+            raise _Unreadable(node.span, _TOO_MANY)
         if len(self._open) + node.depth > DEEPEST:
             raise _Unreadable(node.span, f"nested deeper than {DEEPEST} levels")
 
     def _report(self, message: str, span: Span, key: str | None = None) -> None:
+        if len(self.findings) >= MOST_FINDINGS:
+            return
         path = [self._step(place) for place in self._open]
         if path and path[-1] == "?":
             path.pop()

@@ -42,14 +42,14 @@ def load(
     source, findings = document.read(text, filename)
     entries = source.root.value
     shape = schema.check(entries, findings)
-    findings += shape
-    if isinstance(entries, list) and len(entries) <= schema.MOST_APIS:
+    findings += shape.findings
+    if isinstance(entries, list) and shape.is_complete:
         apis = views(entries, findings)
         for api in apis:
             findings += rules.check(api, project)
         findings += neighbours.check(apis, deployed)
     if findings:
-        hint = _reference(entries) if shape else None
+        hint = _reference(entries) if shape.findings else None
         raise InvalidConfig(map(source.problem, findings[:MOST_FINDINGS]), hint=hint)
     specs = [build.build(entry, project) for entry in entries]
     return sorted(specs, key=lambda spec: isinstance(spec, TrafficSplitter))

@@ -19,11 +19,13 @@ def check(apis: Sequence[View], deployed: Sequence[Api] | None) -> Iterator[Find
     """
     by_name = {api.name: api for api in reversed(apis) if api.name is not None}
     others = [other for other in deployed or () if other.name not in by_name]
+    owners = {canonical(other.networking.endpoint): other.name for other in others}
+    other_names = None if deployed is None else {other.name: other for other in others}
     yield from unique_names(apis)
     yield from unique_endpoints(apis)
     for api in apis:
-        yield from splitter_targets(api, by_name, others if deployed is not None else None)
-        yield from free_endpoint(api, others)
+        yield from splitter_targets(api, by_name, other_names)
+        yield from free_endpoint(api, owners)
     for other in deployed or ():
         if other.name in by_name:
             yield from kept_kind(by_name[other.name], other)
@@ -40,7 +42,7 @@ def users_of(name: str, deployed: Sequence[Api]) -> tuple[str, ...]:
 
 
 def unique_names(apis: Sequence[View]) -> Iterator[Finding]:
-    """F-09."""
+    """F-09: every name occurs once."""
     first = dict[str, View]()
     for api in apis:
         if api.name is not None and first.setdefault(api.name, api) is not api:
@@ -49,7 +51,7 @@ def unique_names(apis: Sequence[View]) -> Iterator[Finding]:
 
 
 def unique_endpoints(apis: Sequence[View]) -> Iterator[Finding]:
-    """F-10."""
+    """F-10: every endpoint occurs once; two of the same name are F-09's."""
     first = dict[str, View]()
     for api in apis:
         endpoint = _endpoint(api)
@@ -63,17 +65,16 @@ def unique_endpoints(apis: Sequence[View]) -> Iterator[Finding]:
             yield api.finding("networking.endpoint", message)
 
 
-def free_endpoint(api: View, others: Sequence[Api]) -> Iterator[Finding]:
+def free_endpoint(api: View, owners: Mapping[str, str]) -> Iterator[Finding]:
     """F-11: an endpoint that another API of the file gives up is free."""
     endpoint = _endpoint(api)
-    for other in others:
-        if canonical(other.networking.endpoint) == endpoint:
-            message = f"the endpoint '{endpoint}' is already used by '{other.name}'"
-            yield api.finding("networking.endpoint", message)
+    if endpoint is not None and endpoint in owners:
+        message = f"the endpoint '{endpoint}' is already used by '{owners[endpoint]}'"
+        yield api.finding("networking.endpoint", message)
 
 
 def kept_kind(api: View, before: Api) -> Iterator[Finding]:
-    """F-12."""
+    """F-12: a deployed API keeps its kind."""
     if api.kind not in (None, kind_of(before)):
         message = (
             f"cannot change the kind from {kind_of(before)} to {api.kind}; "
@@ -83,9 +84,9 @@ def kept_kind(api: View, before: Api) -> Iterator[Finding]:
 
 
 def splitter_targets(
-    splitter: View, in_file: Mapping[str, View], others: Sequence[Api] | None
+    splitter: View, in_file: Mapping[str, View], others: Mapping[str, Api] | None
 ) -> Iterator[Finding]:
-    """S-31, S-32."""
+    """S-31, S-32: the targets are RealtimeAPIs that are reached over HTTP."""
     if splitter.kind != "TrafficSplitter" or not splitter.is_sound("apis"):
         return
     for index, target in enumerate(splitter.get("apis") or ()):
@@ -95,29 +96,29 @@ def splitter_targets(
 
 
 def kept_protocol(api: View, before: Api, others: Sequence[Api]) -> Iterator[Finding]:
-    """S-33; splitters of the same file have their own rule."""
+    """S-33: what a traffic splitter uses stays HTTP; splitters of the same file have their own rule."""
     path = "handler.protobuf_path"
     was_http = isinstance(before, RealtimeAPI) and before.handler.protobuf_path is None
+    if not (was_http and api.is_sound(path) and api.has(path)):
+        return
     users = users_of(before.name, others)
-    if was_http and users and api.is_sound(path) and api.has(path):
+    if users:
         splitters = listed([f"'{user}'" for user in users])
         message = f"cannot change from HTTP to gRPC while the traffic splitter {splitters} uses this API"
         yield api.finding(path, message)
 
 
-def _unusable_target(name: str, in_file: Mapping[str, View], others: Sequence[Api] | None) -> str | None:
+def _unusable_target(name: str, in_file: Mapping[str, View], others: Mapping[str, Api] | None) -> str | None:
     if name in in_file:
         api = in_file[name]
         return _unusable(name, api.kind or "RealtimeAPI", is_grpc=api.has("handler.protobuf_path"))
-    for other in others or ():
-        if other.name == name:
-            is_grpc = isinstance(other, RealtimeAPI) and other.handler.protobuf_path is not None
-            return _unusable(name, kind_of(other), is_grpc=is_grpc)
-    return (
-        f"there is no RealtimeAPI {shown(name)}, neither in this file nor deployed"
-        if others is not None
-        else None
-    )
+    if others is None:
+        return None
+    if name not in others:
+        return f"there is no RealtimeAPI {shown(name)}, neither in this file nor deployed"
+    other = others[name]
+    is_grpc = isinstance(other, RealtimeAPI) and other.handler.protobuf_path is not None
+    return _unusable(name, kind_of(other), is_grpc=is_grpc)
 
 
 def _unusable(name: str, kind: str, *, is_grpc: bool) -> str | None:

@@ -20,6 +20,7 @@ LONGEST_EXCERPT = 120
 LONGEST_VALUE = 60
 MOST_SHOWN = 100
 MOST_FINDINGS = 1000
+LEAST_BEGINNING = 3
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,3 +153,13 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     lowered = {name.lower().replace("-", "_"): name for name in known}
     matches = difflib.get_close_matches(word.lower().replace("-", "_"), lowered, n=1, cutoff=0.7)
     return lowered[matches[0]] if matches else None
+
+
+def same_beginning(word: str, known: Iterable[str]) -> str | None:
+    """The only known word that goes on where this one ends, or the other way round: `memory` and `mem`."""
+    matches = [
+        name
+        for name in known
+        if min(len(name), len(word)) >= LEAST_BEGINNING and (word.startswith(name) or name.startswith(word))
+    ]
+    return matches[0] if len(matches) == 1 else None

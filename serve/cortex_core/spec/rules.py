@@ -1,12 +1,13 @@
 """The rules of one API that a schema cannot say: what crosses fields, and what must be in the project.
 
 Each rule is a function that yields what it finds; it stays silent about values that are wrong already. Rules
-that look at several APIs are in `neighbours`. The ids are those of the specification.
+that look at several APIs are in `neighbours`. The ids are those of docs/rules.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from heapq import nsmallest
 from typing import Protocol
 
 from cortex_core.spec import proto
@@ -20,6 +21,7 @@ LONGEST_DURATION = 2**63 - 1
 LOCATIONS = ("path", "paths", "dir")
 MODEL_SECTIONS = ("handler.models", "handler.multi_model_reloading")
 NEURON_CORES = 4
+MOST_CANDIDATES = 100
 
 
 class ProjectFiles(Protocol):
@@ -78,7 +80,7 @@ def model_names(api: View) -> Iterator[Finding]:
 
 
 def cache_sizes(api: View) -> Iterator[Finding]:
-    """S-07, S-08, S-09."""
+    """S-07, S-08: both cache sizes or none, and memory within disk."""
     for section in MODEL_SECTIONS:
         memory, disk = f"{section}.cache_size", f"{section}.disk_cache_size"
         if not (api.has(memory) or api.has(disk)) or not api.is_sound(memory, disk):
@@ -92,6 +94,12 @@ def cache_sizes(api: View) -> Iterator[Finding]:
                 f"cache_size ({api.get(memory)}) cannot be greater than disk_cache_size ({api.get(disk)})"
             )
             yield api.finding(memory, message)
+
+
+def caching_processes(api: View) -> Iterator[Finding]:
+    """S-09: model caching has one process."""
+    sizes = [f"{section}.{key}" for section in MODEL_SECTIONS for key in ("cache_size", "disk_cache_size")]
+    if any(api.has(size) for size in sizes) and api.is_sound(*sizes):
         processes = api.values("handler.processes_per_replica")
         if processes is not None and processes[0] > 1:
             message = f"must be 1 with model caching (cache_size, disk_cache_size), got {processes[0]}"
@@ -128,7 +136,7 @@ def batch_size(api: View) -> Iterator[Finding]:
 
 
 def grpc_without_batching(api: View) -> Iterator[Finding]:
-    """S-15."""
+    """S-15: no server_side_batching over gRPC."""
     protobuf, batching = "handler.protobuf_path", "handler.server_side_batching"
     if api.is_sound("kind", protobuf, "handler.type") and api.has(protobuf) and api.has(batching):
         yield api.finding(
@@ -137,7 +145,7 @@ def grpc_without_batching(api: View) -> Iterator[Finding]:
 
 
 def durations(api: View) -> Iterator[Finding]:
-    """V-07, V-08: bounds of durations."""
+    """V-07, V-08: durations lie within their bounds."""
     for path, least in _LEAST_DURATIONS.items():
         values = api.values(path)
         if values is None or values[0] is None:
@@ -161,7 +169,7 @@ _LEAST_DURATIONS = {
 
 
 def least_compute(api: View) -> Iterator[Finding]:
-    """1.8: minima of cpu and mem."""
+    """K-30: least cpu and mem."""
     for path, least in (("compute.cpu", "20m"), ("compute.mem", "20Mi")):
         values = api.values(path)
         if values is None or values[0] is None:
@@ -171,7 +179,7 @@ def least_compute(api: View) -> Iterator[Finding]:
 
 
 def shared_memory(api: View) -> Iterator[Finding]:
-    """S-20."""
+    """S-20: shm_size fits into mem."""
     for path in ("handler.shm_size", "definition.shm_size"):
         values = api.values(path, "compute.mem")
         if values is None or None in values:
@@ -182,7 +190,7 @@ def shared_memory(api: View) -> Iterator[Finding]:
 
 
 def accelerators(api: View) -> Iterator[Finding]:
-    """S-21, S-23."""
+    """S-21, S-23: a GPU or an Inferentia chip, whose cores the processes share evenly."""
     values = api.values("compute.gpu", "compute.inf")
     if values is None or not values[1]:
         return
@@ -196,7 +204,7 @@ def accelerators(api: View) -> Iterator[Finding]:
 
 
 def target_concurrency(api: View) -> Iterator[Finding]:
-    """S-24."""
+    """S-24: the target concurrency, given or default, is at most the largest."""
     target_path, most_path = "autoscaling.target_replica_concurrency", "autoscaling.max_replica_concurrency"
     values = api.values(
         target_path, most_path, "handler.processes_per_replica", "handler.threads_per_process"
@@ -220,7 +228,7 @@ def target_concurrency(api: View) -> Iterator[Finding]:
 
 
 def replica_counts(api: View) -> Iterator[Finding]:
-    """S-25, S-26."""
+    """S-25, S-26: min_replicas ≤ init_replicas ≤ max_replicas."""
     values = api.values("autoscaling.min_replicas", "autoscaling.max_replicas")
     if values is None:
         return
@@ -241,7 +249,7 @@ def replica_counts(api: View) -> Iterator[Finding]:
 
 
 def surge_or_unavailable(api: View) -> Iterator[Finding]:
-    """S-27."""
+    """S-27: a rolling update can take a step."""
     values = api.values("update_strategy.max_surge", "update_strategy.max_unavailable")
     if values is not None and all(value in (0, "0%") for value in values):
         message = "max_surge and max_unavailable cannot both be zero: no replica could be replaced"
@@ -249,7 +257,7 @@ def surge_or_unavailable(api: View) -> Iterator[Finding]:
 
 
 def splitter_weights(api: View) -> Iterator[Finding]:
-    """S-28."""
+    """S-28: the weights total 100."""
     if api.kind != "TrafficSplitter" or not api.is_sound("apis"):
         return
     total = sum(target["weight"] for target in api.get("apis") or () if not target.get("shadow", False))
@@ -258,7 +266,7 @@ def splitter_weights(api: View) -> Iterator[Finding]:
 
 
 def splitter_targets(api: View) -> Iterator[Finding]:
-    """S-29, S-30."""
+    """S-29, S-30: each API once, and at most one shadow."""
     if api.kind != "TrafficSplitter" or not api.is_sound("apis"):
         return
     seen, shadows = set[str](), 0
@@ -274,14 +282,14 @@ def splitter_targets(api: View) -> Iterator[Finding]:
 
 
 def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """1.4, 1.5: `path` is a file of the project."""
+    """K-11: `path` is a file of the project."""
     for path in ("handler.path", "definition.path"):
         if api.is_sound(path) and api.has(path):
             yield from _missing_file(api, path, project)
 
 
 def python_path(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """1.4: a folder with at least one shipped file."""
+    """K-13: `python_path` is a folder with at least one shipped file."""
     for path in ("handler.python_path", "definition.python_path"):
         if not api.is_sound(path) or not api.has(path):
             continue
@@ -297,7 +305,7 @@ def normalized_python_path(text: str) -> str:
 
 
 def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """S-14, S-16, S-17."""
+    """S-14, S-16, S-17: one service, in the package named like the API, at the only endpoint."""
     path = "handler.protobuf_path"
     if not api.is_sound(path) or not api.has(path):
         return
@@ -355,15 +363,24 @@ def _missing_file(api: View, path: str, project: ProjectFiles) -> Iterator[Findi
     file = api.get(path)
     if file in project.files:
         return
-    meant = closest(file.removeprefix("./"), project.files)
+    meant = closest(file.removeprefix("./"), _candidates(file, project))
     advice = f"; did you mean '{meant}'?" if meant else ""
     yield api.finding(path, f"the file {shown(file)} does not exist or was excluded from the project{advice}")
+
+
+def _candidates(file: str, project: ProjectFiles) -> list[str]:
+    """Files in the same folder or with the same name; comparing with all of a large project takes too long."""
+    folder, _, name = file.removeprefix("./").rpartition("/")
+    splits = ((candidate, candidate.rpartition("/")) for candidate in project.files)
+    similar = (candidate for candidate, split in splits if split[0] == folder or split[2] == name)
+    return nsmallest(MOST_CANDIDATES, similar, key=lambda other: (abs(len(other) - len(file)), other))
 
 
 _RULES = (
     model_location,
     model_names,
     cache_sizes,
+    caching_processes,
     batch_size,
     grpc_without_batching,
     durations,

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from cortex_core import shipped
-from cortex_core.spec.problems import MOST_FINDINGS, Finding, Path, closest, listed, shown
+from cortex_core.spec.problems import MOST_FINDINGS, Finding, Path, closest, listed, same_beginning, shown
 
 ROOT = "cortex.schema.json"
 FILES = (ROOT, "handler.schema.json", "networking.schema.json", "scaling.schema.json", "values.schema.json")
@@ -42,24 +42,41 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     default: Any = None
 
 
-def check(value: Any, known: list[Finding]) -> list[Finding]:
-    """What is wrong about the shape of a file's content; the first thousand things.
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong about the shape of a file's content.
+
+    Attributes:
+        findings: at most a thousand.
+        is_complete: whether these are all, so that everything they do not name can be relied on.
+    """
+
+    findings: list[Finding]
+    is_complete: bool
+
+
+def check(value: Any, known: list[Finding]) -> Shape:
+    """Compare a file's content with the schemas.
 
     Args:
         value: the content.
         known: what was found before; nothing is said twice about the same place.
     """
     if isinstance(value, list) and len(value) > MOST_APIS:
-        return [Finding(path=(), message=f"must be at most {MOST_APIS} APIs, got {len(value)}")]
+        too_many = Finding(path=(), message=f"must be at most {MOST_APIS} APIs, got {len(value)}")
+        return Shape(findings=[too_many], is_complete=False)
     silent = {path for finding in known for path in finding.blocked}
     told: dict[tuple[Path, str], tuple[int, Finding]] = {}
-    for urgency, finding in islice(_ranked(value), MOST_FINDINGS):
+    ranked = _ranked(value)
+    for urgency, finding in islice(ranked, MOST_FINDINGS):
         place = (finding.path, finding.message if finding.about_missing else "")
         if finding.path not in silent and urgency < told.get(place, (len(_URGENCY) + 1,))[0]:
             told[place] = (urgency, finding)
     found = [finding for _, finding in told.values()]
     refused = {finding.path for finding in found if finding.is_refused}
-    return [finding for finding in found if not _is_inside(finding, refused)]
+    return Shape(
+        findings=[finding for finding in found if not _is_inside(finding, refused)],
+        is_complete=next(ranked, None) is None,
+    )
 
 
 def _ranked(value: Any) -> Iterator[tuple[int, Finding]]:
@@ -176,10 +193,11 @@ def _entry_finding(error: Any, path: Path) -> Finding:
 
 def _unknown_keys(error: Any, path: Path) -> Iterator[Finding]:
     valid = error.schema["properties"]
+    usable = [name for name in valid if valid[name].get("not") != {}]
     for key in error.instance:
         if key in valid:
             continue
-        meant = closest(key, [name for name in valid if valid[name].get("not") != {}])
+        meant = closest(key, usable) or (None if _sections_with(key) else same_beginning(key, usable))
         blocks = ((*path, key), (*path, meant)) if meant else ((*path, key),)
         yield Finding(
             path=(*path, key),
@@ -192,16 +210,18 @@ def _unknown_keys(error: Any, path: Path) -> Iterator[Finding]:
 def _advice(key: str, meant: str | None, valid: Schema) -> str:
     if meant:
         return f"did you mean '{meant}'?"
-    elsewhere = [dotted.rpartition(".")[0] for dotted in keys() if dotted.rpartition(".")[2] == key]
-    outermost = min((section.count(".") for section in elsewhere), default=0)
-    if elsewhere:
-        sections = [section for section in elsewhere if section.count(".") == outermost]
-        return f"it belongs in {listed([_section(section) for section in sections], 'or')}"
+    sections = _sections_with(key)
+    if sections:
+        names = [f"'{path}'" if path else "the API itself" for path in sections]
+        return f"it belongs in {listed(names, 'or')}"
     return f"valid here: {', '.join(valid)}"
 
 
-def _section(path: str) -> str:
-    return f"'{path}'" if path else "the API itself"
+def _sections_with(key: str) -> list[str]:
+    """The outermost sections that have the key."""
+    sections = [dotted.rpartition(".")[0] for dotted in keys() if dotted.rpartition(".")[2] == key]
+    outermost = min((section.count(".") for section in sections), default=0)
+    return [section for section in sections if section.count(".") == outermost]
 
 
 def _missing_keys(error: Any, path: Path) -> Iterator[Finding]:

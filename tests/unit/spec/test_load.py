@@ -176,6 +176,18 @@ def test_many_problems_are_counted_not_printed() -> None:
     assert caught.value.render().endswith("\nand 150 more problems")
 
 
+def test_values_after_the_last_problem_that_is_told_are_not_trusted() -> None:
+    wrong = "".join(f"    zz{number}: 1\n" for number in range(1000))
+    text = (
+        f"- name: iris\n  kind: RealtimeAPI\n  handler:\n    type: python\n    path: a.py\n{wrong}"
+        "- name: rose\n  kind: RealtimeAPI\n  handler: {type: python, path: a.py}\n"
+        "  compute: {cpu: two, mem: 7}\n  autoscaling: {window: x, max_replicas: many}\n  networking: []\n"
+    )
+    with pytest.raises(InvalidConfig) as caught:
+        load(text, deployed=[])
+    assert len(caught.value.problems) == 1000
+
+
 def test_long_lines_are_cut_around_the_caret() -> None:
     with pytest.raises(InvalidConfig) as caught:
         load("- {" + " " * 500 + "nme: x" + " " * 500 + "}")
