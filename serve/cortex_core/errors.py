@@ -7,6 +7,10 @@
     ├── NotFound                there is no such API, release, replica, …
     ├── Conflict                refused because of what is deployed already
     ├── DeployFailed            a release did not get live
+    ├── StorageUnavailable      the storage does not answer now; the same may work later
+    ├── StorageRefused          the storage does not let us; a person has to do something
+    ├── Changed                 a stored object is not what it was when it was listed
+    ├── ModelError              a model cannot be had; in models/errors.py
     ├── TimedOut                a wait reached its deadline
     └── OperatorUnreachable     nobody answers at the operator's address
 
@@ -49,6 +53,18 @@ class Conflict(CortexError):
 
 class DeployFailed(CortexError):
     """A release did not get live; what ran before goes on running."""
+
+
+class StorageUnavailable(CortexError):
+    """The storage is unreachable, slow, throttled or full, or credentials expired: the same call may work later."""
+
+
+class StorageRefused(CortexError):
+    """The storage does not let us: rights, credentials, bucket, region. A person has to do something first."""
+
+
+class Changed(CortexError):
+    """A stored object's content is not the one that was asked for, or changed while it was read."""
 
 
 class TimedOut(CortexError):

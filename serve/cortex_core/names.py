@@ -10,6 +10,7 @@ MAX_PART_BYTES = 255
 COMPILED_PYTHON = "__pycache__"
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Names:
@@ -64,7 +65,7 @@ def name_problem(name: str) -> str | None:
         return "its name begins with a drive letter"
     if "\\" in name:
         return "its name has a backslash"
-    if any(unicodedata.category(character) == "Cc" for character in name):
+    if _CONTROL.search(name):
         return "its name has a control character"
     if ".." in parts:
         return "its name leads out of the folder"

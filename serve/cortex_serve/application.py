@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,9 +34,18 @@ from cortex_serve.metrics_client import MetricsClient
 from cortex_serve.response import Answer, NotSerializable
 from cortex_serve.stats import Stats
 
-__all__ = ["Application", "HandlerFailed", "Log", "create_application"]
+__all__ = [
+    "Application",
+    "HandlerFailed",
+    "Log",
+    "answers_on_threads",
+    "create_application",
+    "load_handler",
+    "threads_of",
+]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_IN_FLIGHT = 1024
 INTERNAL_SERVER_ERROR = "internal server error"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -100,8 +110,10 @@ class Application:
     Args:
         instance: the handler.
         threads: how many synchronous calls run at a time.
+        pool: as many threads, if the handler was built on one of them.
         log: where the worker writes.
         max_body_bytes: larger requests are answered 413.
+        max_in_flight: requests that may be answered or wait for a thread at once; more are answered 503.
 
     Attributes:
         plans: by verb, e.g. "POST".
@@ -110,14 +122,22 @@ class Application:
     """
 
     def __init__(
-        self, instance: Any, *, threads: int, log: Log, max_body_bytes: int = MAX_BODY_BYTES
+        self,
+        instance: Any,
+        *,
+        threads: int,
+        pool: ThreadPoolExecutor | None = None,
+        log: Log,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         methods = {verb.upper(): getattr(instance, f"handle_{verb}", None) for verb in signatures.VERBS}
         self.instance = instance
         self.plans = {verb: Plan(method) for verb, method in methods.items() if callable(method)}
         self.is_async = any(_waits(plan.call) for plan in self.plans.values())
-        self.threads = threads
+        self.pool = pool or _pool(threads)
         self.max_body_bytes = max_body_bytes
+        self.max_in_flight = max_in_flight
         self.log = log
         self.stats = Stats()
         self.callbacks = Callbacks(threads=threads, logger=log.logger)
@@ -167,6 +187,11 @@ class Application:
             return response.error(405, "method_not_allowed", message, request_id, ("allow", "GET, OPTIONS"))
         return response.answer(self.info())
 
+    def overloaded(self, request_id: str) -> Answer:
+        """Answer a request that is one too many."""
+        message = f"{self.max_in_flight} requests are being answered already; try again"
+        return response.error(503, "overloaded", message, request_id, ("retry-after", "1"))
+
     def failed(self, error: BaseException, request_id: str) -> Answer:
         """Answer a request that raised, and log what its author did not expect."""
         if isinstance(error, payload.InvalidJson):
@@ -207,29 +232,18 @@ class Application:
             self._wsgi.close()
 
 
-def create_application(
-    release: Release, project_dir: Path, *, log: Log, max_body_bytes: int = MAX_BODY_BYTES
-) -> Application:
-    """Load a release's handler, check it, build it, and make it an application.
-
-    The process works in the project from here on.
+def load_handler(release: Release, project_dir: Path, *, log: Log) -> type:
+    """Import a release's handler and check it. The process works in the project from here on.
 
     Args:
         release: of a RealtimeAPI with a python handler over HTTP.
         project_dir: the extracted project.
         log: where the worker writes.
-        max_body_bytes: larger requests are answered 413.
 
     Raises:
-        HandlerFailed: the handler cannot be loaded or built; the text says why, to its author.
+        HandlerFailed: the handler cannot be loaded; the text says why, to its author.
     """
-    spec = release.spec
-    if not isinstance(spec, RealtimeAPI) or spec.handler.type != "python" or spec.handler.protobuf_path:
-        raise HandlerFailed(f"{release.name}: only python handlers of a RealtimeAPI over HTTP can be served")
-    if spec.handler.multi_model_reloading or spec.handler.server_side_batching:
-        raise HandlerFailed(
-            f"{release.name}: 'multi_model_reloading' and 'server_side_batching' cannot be served yet"
-        )
+    spec = _spec_of(release)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns about each malformed form
     compat.install(log.logger)
     handler.enter(project_dir, spec.handler.python_path)
@@ -237,20 +251,85 @@ def create_application(
     problems = signatures.check(cls, signatures.CONTRACTS["RealtimeAPI", "python", "http"])
     if problems:
         raise HandlerFailed("\n".join(f"{spec.handler.path}: {problem}" for problem in problems))
+    return cls
+
+
+def create_application(
+    release: Release, cls: type, *, log: Log, max_body_bytes: int = MAX_BODY_BYTES
+) -> Application:
+    """Build the handler that `load_handler` returned, and make it an application.
+
+    Args:
+        release: the handler is of.
+        cls: the handler's class.
+        log: where the worker writes.
+        max_body_bytes: larger requests are answered 413.
+
+    Raises:
+        HandlerFailed: the constructor raised; the text says what, to its author.
+    """
+    spec = _spec_of(release)
     available = {
         "config": compat.config(spec.handler),
         "metrics_client": MetricsClient(os.environ.get("HOST_IP", "127.0.0.1")),
     }
-    instance = handler.construct(cls, available)
+    pool = _pool(spec.handler.threads_per_process)
+    if answers_on_pool(cls):
+        instance = pool.submit(handler.construct, cls, available).result()
+    else:
+        instance = handler.construct(cls, available)
     return Application(
-        instance, threads=spec.handler.threads_per_process, log=log, max_body_bytes=max_body_bytes
+        instance,
+        threads=spec.handler.threads_per_process,
+        pool=pool,
+        log=log,
+        max_body_bytes=max_body_bytes,
+        max_in_flight=spec.autoscaling.max_replica_concurrency,
     )
+
+
+def answers_on_threads(cls: type) -> bool:
+    """Whether all methods of a handler are plain ones, which `wsgi` carries."""
+    return not any(_waits(method) for method in _methods(cls))
+
+
+def answers_on_pool(cls: type) -> bool:
+    """Whether `asgi` carries a handler and runs all of it on its threads: it yields, but nothing is `async`."""
+    return not answers_on_threads(cls) and not any(_is_async(method) for method in _methods(cls))
+
+
+def threads_of(release: Release) -> int:
+    """How many requests a worker runs at once."""
+    return _spec_of(release).handler.threads_per_process
+
+
+def _spec_of(release: Release) -> RealtimeAPI:
+    spec = release.spec
+    if not isinstance(spec, RealtimeAPI) or spec.handler.type != "python" or spec.handler.protobuf_path:
+        raise HandlerFailed(f"{release.name}: only python handlers of a RealtimeAPI over HTTP can be served")
+    if spec.handler.multi_model_reloading or spec.handler.server_side_batching:
+        raise HandlerFailed(
+            f"{release.name}: 'multi_model_reloading' and 'server_side_batching' cannot be served yet"
+        )
+    return spec
+
+
+def _methods(handler_or_class: Any) -> list[Callable[..., Any]]:
+    methods = [getattr(handler_or_class, f"handle_{verb}", None) for verb in signatures.VERBS]
+    return [method for method in methods if callable(method)]
 
 
 def _waits(call: Callable[..., Any]) -> bool:
     """Whether answers of this method are better sent from an event loop: it waits, or yields."""
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
-    return any(is_kind(call) for is_kind in kinds)
+    return _is_async(call) or inspect.isgeneratorfunction(call)
+
+
+def _is_async(call: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="cortex-handler")
 
 
 def _preflight(requested: str | None) -> response.Headers:

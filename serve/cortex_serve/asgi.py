@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 from cortex_serve import response
 from cortex_serve.background import never
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge
-from cortex_serve.response import NO_BODY, Answer
+from cortex_serve.response import NO_BODY, Answer, Chunks
 from cortex_serve.stats import CLIENT_CLOSED
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Carrier:
 
     def __init__(self, application: Application) -> None:
         self._application = application
-        self._threads = ThreadPoolExecutor(application.threads, thread_name_prefix="cortex-handler")
+        self._threads = application.pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -56,11 +55,18 @@ class Carrier:
             await reply.send(self._application.elsewhere(method, path, request_id, preflight))
             return
         counters = self._application.stats.counters()
+        overloaded = (
+            counters.in_flight >= self._application.max_in_flight
+        )  # the loop's thread counts them all
         counters.in_flight += 1
         token = self._application.log.request_id.set(request_id)
         status = CLIENT_CLOSED
         try:
-            status = await self._respond(plan, scope, headers, receive, reply)
+            if overloaded:
+                await reply.send(self._application.overloaded(request_id))
+                status = reply.status
+            else:
+                status = await self._respond(plan, scope, headers, receive, reply)
         finally:
             seconds = perf_counter() - started
             counters.finish(status, seconds)
@@ -123,8 +129,9 @@ class Carrier:
         if answer.app is None:
             await reply.send(answer)
             return
+        app = answer.app.on(self._threads) if isinstance(answer.app, Chunks) else answer.app
         try:
-            await response.run(answer.app, scope, never, reply.pass_on)
+            await response.run(app, scope, never, reply.pass_on)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             if not reply.started:
                 await reply.send(self._application.failed(error, reply.request_id))

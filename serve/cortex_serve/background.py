@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 
 from cortex_serve.response import run
+
+CHUNK_WITHIN = 300.0
+"""Seconds a response may take until its next chunk; it holds one of the server's threads meanwhile."""
 
 _CHUNKS_AHEAD = 8
 
@@ -31,7 +34,7 @@ class Background:
             with self._starting:
                 if self._loop is None:
                     loop = asyncio.new_event_loop()
-                    threading.Thread(target=loop.run_forever, name="cortex-background", daemon=True).start()
+                    threading.Thread(target=_run, args=(loop,), name="cortex-background", daemon=True).start()
                     self._loop = loop
         return self._loop
 
@@ -41,15 +44,36 @@ class Background:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
 class Exchange(Iterator[bytes]):
     """An ASGI response that runs on the loop while its chunks are taken on the thread that iterates.
 
     The response is at most a few chunks ahead. `close` ends it, unless it has sent everything.
+
+    Args:
+        loop: runs in another thread.
+        app: the response.
+        scope: of its request.
+        chunk_within: seconds that each of its messages may take.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, app: ASGIApp, scope: Scope) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        app: ASGIApp,
+        scope: Scope,
+        *,
+        chunk_within: float = CHUNK_WITHIN,
+    ) -> None:
         self.complete = False
         self._loop = loop
+        self._chunk_within = chunk_within
         self._messages: SimpleQueue[Message | BaseException | None] = SimpleQueue()
         self._window = asyncio.Semaphore(_CHUNKS_AHEAD)
         self._running = asyncio.run_coroutine_threadsafe(self._run(app, scope), loop)
@@ -58,6 +82,7 @@ class Exchange(Iterator[bytes]):
         """Wait for status and headers.
 
         Raises:
+            TimeoutError: they took too long.
             Exception: whatever the response raised instead.
         """
         message = self._next()
@@ -79,7 +104,11 @@ class Exchange(Iterator[bytes]):
             self._running.cancel()
 
     def _next(self) -> Message | None:
-        message = self._messages.get()  # always answered: _run puts a last item however it ends
+        try:
+            message = self._messages.get(timeout=self._chunk_within)
+        except Empty:
+            self._running.cancel()
+            raise TimeoutError(f"the response sent nothing for {self._chunk_within:g} seconds") from None
         if isinstance(message, BaseException):
             raise message
         self._loop.call_soon_threadsafe(self._window.release)

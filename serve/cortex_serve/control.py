@@ -1,7 +1,8 @@
 """What the supervisor and a worker say to each other, over a socket pair that keeps messages apart.
 
 supervisor → worker   `COLLECT`; and the end of the stream: it is gone, end at once
-worker → supervisor   `Ready` once, then `Report` each second and whenever it is asked
+worker → supervisor   `Loaded` once if it waits for a first request to build its handler,
+                      `Ready` once, then `Report` each second and whenever it is asked
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class WorkerSettings(Struct):
         control: this worker's end of the socket pair.
         log: writing end of the pipe for finished log lines.
         turn: a file; whoever holds its lock may run a handler's constructor.
+        first_request: whether the supervisor sends one on `Loaded`.
     """
 
     release: str
@@ -39,6 +41,11 @@ class WorkerSettings(Struct):
     control: int
     log: int
     turn: int
+    first_request: bool
+
+
+class Loaded(Struct, tag=True):
+    """Requests are accepted; the thread that gets the first one builds the handler."""
 
 
 class Ready(Struct, tag=True):
@@ -52,7 +59,7 @@ class Report(Struct, tag=True):
     log_lines_dropped: int
 
 
-Message = Ready | Report
+Message = Loaded | Ready | Report
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 

@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from contextlib import suppress
 
 BACKLOG = 1024
 """Connections that wait while no worker accepts."""
@@ -56,11 +55,18 @@ class Listeners:
             raise OSError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
         self.address: tuple[str, int] = (host, port)
 
-    def prefer(self, numbers: Sequence[int]) -> None:
-        """Give new connections to these sockets only, as far as the kernel can; to all if there are none."""
+    def prefer(self, numbers: Sequence[int]) -> bool:
+        """Give new connections to these sockets only, or to all if there are none.
+
+        Returns:
+            Whether that is so; on a kernel that cannot, connections wait for the worker they were given to.
+        """
         if len(self.sockets) > 1:
-            with suppress(OSError):  # a kernel without it: connections wait for their worker
+            try:
                 _attach(self.sockets[0], _choose_among(numbers or range(len(self.sockets))))
+            except OSError:
+                return False
+        return True
 
     def close(self) -> None:
         for each in self.sockets:

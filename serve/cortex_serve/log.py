@@ -177,7 +177,7 @@ class Log:
         """Write what is left, waiting at most `timeout` seconds for the reader."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, _Lines):
-                stream.end_line()
+                stream.end_lines()
         self._write_access_lines()
         self._pipe.flush(timeout=timeout)
 
@@ -333,7 +333,7 @@ class _Lines(io.TextIOBase):
         self.buffer = original.buffer
         self._original = original
         self._write_line = write_line
-        self._begun = threading.local()
+        self._begun: dict[int, str] = {}  # by thread
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in the stubs
@@ -350,10 +350,12 @@ class _Lines(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        *lines, rest = (getattr(self._begun, "text", "") + text).split("\n")
+        thread = threading.get_ident()
+        *lines, rest = (self._begun.pop(thread, "") + text).split("\n")
         if len(rest) > MAX_LINE:
             lines, rest = [*lines, rest], ""
-        self._begun.text = rest
+        if rest:
+            self._begun[thread] = rest
         for line in lines:
             self._write_line(line.rstrip("\r"))
         return len(text)
@@ -361,10 +363,10 @@ class _Lines(io.TextIOBase):
     def flush(self) -> None:
         self._original.flush()
 
-    def end_line(self) -> None:
-        """Make a line of what the calling thread has begun."""
-        if getattr(self._begun, "text", ""):
-            self.write("\n")
+    def end_lines(self) -> None:
+        """Make lines of what threads have begun."""
+        for thread in list(self._begun):
+            self._write_line(self._begun.pop(thread, ""))
         self.flush()
 
 

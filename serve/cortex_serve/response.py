@@ -12,14 +12,16 @@ An `Answer` has either a body or an ASGI application that sends the rest.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from concurrent.futures import Executor
 from http import HTTPStatus
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeAlias
 
 import msgspec
-from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -144,23 +146,45 @@ class Chunks:
     """Sends what a generator yields, as it comes.
 
     Nothing is sent before the first chunk, so an exception before it is still an ordinary error.
+
+    Args:
+        chunks: the generator.
+        threads: that run it if it is not async; None is the event loop's own.
     """
 
-    def __init__(self, chunks: Generator[Any, Any, Any] | AsyncGenerator[Any, Any]) -> None:
+    def __init__(
+        self,
+        chunks: Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
+        threads: Executor | None = None,
+    ) -> None:
         self.body_iterator = chunks
+        self._threads = threads
+
+    def on(self, threads: Executor) -> Chunks:
+        """The same, on these threads."""
+        return Chunks(self.body_iterator, threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
         source: AsyncIterator[Any]
         if isinstance(self.body_iterator, AsyncGenerator):
             source = self.body_iterator
         else:
-            source = iterate_in_threadpool(self.body_iterator)
+            source = _iterated(self.body_iterator, self._threads)
         headers, body = first_chunk(await anext(source, b""))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": True})
         async for chunk in source:
             await send({"type": "http.response.body", "body": chunk_bytes(chunk), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _iterated(chunks: Generator[Any, Any, Any], threads: Executor | None) -> AsyncIterator[Any]:
+    """What a generator yields, each piece made on one of the threads, all in the caller's context."""
+    loop = asyncio.get_running_loop()
+    context = contextvars.copy_context()
+    end = object()
+    while (chunk := await loop.run_in_executor(threads, lambda: context.run(next, chunks, end))) is not end:
+        yield chunk
 
 
 async def run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

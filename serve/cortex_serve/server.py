@@ -51,7 +51,8 @@ class Application(Protocol):
         """Whether to serve `asgi`; `wsgi` otherwise."""
 
     @property
-    def wsgi(self) -> Callable[..., Iterable[bytes]]: ...
+    def wsgi(self) -> Callable[..., Iterable[bytes]]:
+        """Read for every request."""
 
     @property
     def asgi(self) -> Callable[..., Awaitable[None]]: ...
@@ -127,11 +128,9 @@ class _Server:
 
 
 def _run_threads(application: Application, server: _Server, threads: int) -> None:
-    respond = application.wsgi
-
     def answer(protocol: Any, environ: dict[str, Any]) -> None:
         head = _Head()
-        body = respond(environ, head)
+        body = application.wsgi(environ, head)
         headers = [*head.headers, ("connection", "close")] if server.leaving else head.headers
         if isinstance(body, list):
             protocol.response_bytes(head.status, headers, body[0] if len(body) == 1 else b"".join(body))
@@ -166,6 +165,7 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
     """Starts a task on the loop for each request that granian's threads bring."""
     waiting: deque[Any] = deque()
     tasks: set[Any] = set()
+    woken = False
 
     async def answer(request: Any) -> None:
         send = _closing(request.proto.send) if server.leaving else request.proto.send
@@ -177,6 +177,8 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
             request.done()
 
     def start_waiting() -> None:
+        nonlocal woken
+        woken = False  # before looking: who adds a request from here on wakes the loop again
         while waiting:
             request = waiting.popleft()
             task = loop.create_task(answer(request))
@@ -185,8 +187,10 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
             task.add_done_callback(tasks.discard)
 
     def schedule(request: Any) -> None:
+        nonlocal woken
         waiting.append(request)
-        if len(waiting) == 1:  # otherwise the loop is woken already
+        if not woken:
+            woken = True
             loop.call_soon_threadsafe(start_waiting)
 
     scheduler = server.granian.CallbackScheduler(loop, answer, None, None, None)

@@ -10,6 +10,9 @@ own, which only read what is here.
     leaving    after SIGTERM: workers finish what is in flight; after the grace, or a second signal, they are
                killed
 
+A worker with one request thread builds its handler on that thread, in the first request; unless a client was
+earlier, the supervisor sends it.
+
 The listening sockets are opened once, here, and lent to the workers. While a worker is dead, connections go
 to the others or wait; they are not refused.
 """
@@ -46,6 +49,7 @@ COLLECT_WITHIN = 0.25
 
 LOG_WITHIN = 5.0
 PROBE_TIMEOUT = 5.0
+FIRST_REQUEST_WITHIN = 0.5
 _PROBE_AGAIN = 0.2
 
 
@@ -132,6 +136,7 @@ class Supervisor:
         self._started = started
         self._slots = [Slot(number=number + 1) for number in range(plan.workers)]
         self._turn = os.memfd_create("cortex-turn")
+        self._can_choose_worker = listeners.prefer([])
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = socket.socketpair()
         self._reported = threading.Condition()
@@ -234,6 +239,7 @@ class Supervisor:
                 replica=self._plan.replica,
                 listener=self._listeners.sockets[slot.number - 1],
                 turn=self._turn,
+                first_request=self._can_choose_worker,
                 environ=self._plan.environ,
                 logs=self._logs,
             )
@@ -272,12 +278,21 @@ class Supervisor:
         with self._reported:
             messages = worker.messages()
             self._reported.notify_all()
+        if any(isinstance(message, control.Loaded) for message in messages):
+            self._send_first_request(worker)
         if any(isinstance(message, control.Ready) for message in messages):
             self._log("INFO", f"worker {worker.number} (process {worker.pid}) is ready")
             self._prefer_ready_workers()
             self._probe_when_all_are_ready()
         if worker.hung_up:
             self._forget(worker)
+
+    def _send_first_request(self, worker: WorkerProcess) -> None:
+        """Have a worker's request thread build the handler; if this fails, so many wait that one of them does."""
+        self._listeners.prefer([worker.number - 1])
+        with suppress(OSError):
+            worker.first_request = probe.ask(self._listeners.address, timeout=FIRST_REQUEST_WITHIN)
+        self._prefer_ready_workers()
 
     def _forget(self, worker: WorkerProcess) -> None:
         with suppress(

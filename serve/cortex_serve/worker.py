@@ -17,13 +17,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cortex_core import release as releases
+from cortex_core.errors import CortexError
 from cortex_core.release import Release
 from cortex_core.runtime import EXIT_HANDLER_FAILED
 from cortex_core.spec.types import source_of
-from cortex_serve import control
+from cortex_serve import control, tracebacks
 from cortex_serve.control import WorkerSettings
 from cortex_serve.log import Log, follow_threads, open_log
 from cortex_serve.stats import Stats
@@ -55,30 +57,54 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
-    from cortex_serve import server
-    from cortex_serve.application import create_application
-    from cortex_serve.handler import HandlerFailed
+    from cortex_serve import application, server
+    from cortex_serve.first_request import BuiltByFirstRequest
 
     supervisor = _Supervisor(socket.socket(fileno=settings.control), log)
     supervisor.start()
-    try:
+
+    def build() -> application.Application:
         with _turn(settings.turn):
-            application = create_application(release, Path(settings.project), log=log)
-    except HandlerFailed as failure:
-        log.write("ERROR", "the handler cannot be loaded", {"exc_info": failure.message})
+            built = application.create_application(release, cls, log=log)
+        gc.freeze()  # what is loaded stays; collections need not look at it again
+        return built
+
+    try:
+        cls = application.load_handler(release, Path(settings.project), log=log)
+        threads = application.threads_of(release)
+        served: application.Application | BuiltByFirstRequest
+        if settings.first_request and threads == 1 and application.answers_on_threads(cls):
+            served = BuiltByFirstRequest(build, ready=supervisor.ready, failed=partial(_end_failed, log))
+            started = supervisor.loaded
+        else:
+            served = build()
+            started = partial(supervisor.ready, served.stats)
+    except application.HandlerFailed as failure:
+        _log_failure(log, failure)
         return EXIT_HANDLER_FAILED
-    gc.freeze()  # what is loaded stays; collections need not look at it again
     server.run(
-        application,
+        served,
         listener=settings.listener,
-        threads=application.threads,
-        in_flight=lambda: application.stats.snapshot().in_flight,
-        started=lambda: supervisor.ready(application.stats),
+        threads=threads,
+        in_flight=lambda: served.stats.snapshot().in_flight,
+        started=started,
     )
-    application.close()
+    served.close()
     supervisor.report()
     _leave_soon(0)
     return 0
+
+
+def _log_failure(log: Log, failure: BaseException) -> None:
+    text = failure.message if isinstance(failure, CortexError) else tracebacks.text(failure)
+    log.write("ERROR", "the handler cannot be loaded", {"exc_info": text})
+
+
+def _end_failed(log: Log, failure: BaseException) -> None:
+    """End from a request's thread: the main one waits for a signal."""
+    _log_failure(log, failure)
+    log.close()
+    os._exit(EXIT_HANDLER_FAILED)
 
 
 @contextmanager
@@ -102,6 +128,9 @@ class _Supervisor:
     def start(self) -> None:
         self._connection.settimeout(REPORT_INTERVAL)
         threading.Thread(target=self._listen, name="cortex-control", daemon=True).start()
+
+    def loaded(self) -> None:
+        self._send(control.Loaded())
 
     def ready(self, stats: Stats) -> None:
         self._stats = stats

@@ -38,6 +38,7 @@ class WorkerProcess:
         stopped: it was told to end.
         hung_up: its end of the control socket is closed: it ends or has ended.
         control: our end of the socket pair; readable when there is a message, or when it ended.
+        first_request: connection with the request in whose thread it builds its handler, or None.
         ready_at: monotonic time at which it became ready, or None.
         report: what it last said it had counted, or None.
     """
@@ -51,12 +52,14 @@ class WorkerProcess:
         replica: str,
         listener: socket.socket,
         turn: int,
+        first_request: bool,
         environ: Mapping[str, str],
         logs: LogFiles,
     ) -> None:
         self.number = number
         self.hung_up = False
         self.stopped = False
+        self.first_request: socket.socket | None = None
         self.ready_at: float | None = None
         self.report: control.Report | None = None
         self.reported_at = 0.0
@@ -72,6 +75,7 @@ class WorkerProcess:
             control=theirs.fileno(),
             log=pipes["lines"][1],
             turn=turn,
+            first_request=first_request,
         )
         try:
             self._process = _start(settings, environ, stdout=pipes["stdout"][1], stderr=pipes["stderr"][1])
@@ -106,7 +110,8 @@ class WorkerProcess:
             messages.append(message)
             if isinstance(message, control.Ready):
                 self.ready_at = time.monotonic()
-            else:
+                self._end_first_request()
+            elif isinstance(message, control.Report):
                 self.report, self.reported_at = message, time.monotonic()
         return messages
 
@@ -132,10 +137,16 @@ class WorkerProcess:
         """Let go of what is left of it once it has ended."""
         self.hung_up = True
         self.control.close()
+        self._end_first_request()
 
     def ended(self) -> int | None:
         """Its exit status, negative for a signal, or None while it runs."""
         return self._process.poll()
+
+    def _end_first_request(self) -> None:
+        if self.first_request is not None:
+            self.first_request.close()
+            self.first_request = None
 
     def _receive(self) -> bytes:
         try:

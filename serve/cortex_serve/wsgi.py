@@ -71,7 +71,7 @@ class Carrier:
                 self._body(environ) if plan.payload else b"",
                 environ.get("CONTENT_TYPE"),
                 environ.get("QUERY_STRING", ""),
-                self._request_headers(environ) if plan.headers else None,
+                _RequestHeaders(raw=_raw_headers(environ)) if plan.headers else None,
             )
             return response.answer(plan.call(**arguments))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
@@ -109,9 +109,6 @@ class Carrier:
                 raise BodyTooLarge
             pieces.append(piece)
         return b"".join(pieces)
-
-    def _request_headers(self, environ: WSGIEnvironment) -> Headers:
-        return _RequestHeaders(raw=_raw_headers(environ))
 
     def _stream(
         self,
@@ -202,7 +199,12 @@ class _Generated:
 
 
 class _Stream:
-    """A response whose chunks are still to come; counted and logged when it ends."""
+    """A response whose chunks are still to come; counted and logged when it ends.
+
+    One that fails midway is counted as a 500 and logged, but its client sees an ordinary end: granian's WSGI
+    interface ends a body in one way, whatever the iterator raises. A method that is itself a generator is
+    carried by `asgi`, where the connection is cut.
+    """
 
     def __init__(
         self,

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.buckets import new_bucket, use_endpoint
 
-from cortex_core.errors import CortexError, NotFound
+from cortex_core.errors import Changed, CortexError, NotFound, StorageUnavailable
 from cortex_core.storage import LocalStorage, Storage, open_storage
+from cortex_core.storage.files import explained
 
-IMPLEMENTATIONS: dict[str, Callable[[Path], Storage]] = {
-    "path": lambda folder: open_storage(str(folder / "bucket")),
-    "file": lambda folder: open_storage((folder / "bucket with a space").as_uri()),
-}
+IMPLEMENTATIONS = ("path", "file", "s3", "s3 with a prefix")
 
 
 @pytest.fixture(params=IMPLEMENTATIONS)
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    return IMPLEMENTATIONS[request.param](tmp_path)
+def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    if request.param == "path":
+        return open_storage(str(tmp_path / "bucket"))
+    if request.param == "file":
+        return open_storage((tmp_path / "bucket with a space").as_uri())
+    port = request.getfixturevalue("s3_port")
+    use_endpoint(monkeypatch, port)
+    bucket = new_bucket(port)
+    return open_storage(f"s3://{bucket}" if request.param == "s3" else f"s3://{bucket}/é/models v1/")
 
 
 def keys(storage: Storage, prefix: str = "") -> list[str]:
@@ -95,7 +103,7 @@ def test_nothing_written_yet(storage: Storage) -> None:
     ],
 )
 def test_listing_by_prefix(storage: Storage, prefix: str, expected: list[str]) -> None:
-    for key in ("b", "a/b/c", "a-b/c", "a/bc/d", "Ü"):
+    for key in ("b", "a/b/c", "Ü", "a-b/c", "a/bc/d"):
         storage.write(key, b"")
     assert keys(storage, prefix) == expected
 
@@ -120,6 +128,38 @@ def test_upload_and_download(storage: Storage, tmp_path: Path) -> None:
     storage.download("a/b", tmp_path / "to")
     assert (tmp_path / "to").read_bytes() == b"x" * 1_000_000
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["from", "to"]
+
+
+def test_downloading_the_content_that_was_listed(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"one")
+    [listed] = storage.list()
+    storage.download("a", tmp_path / "to", etag=listed.etag)
+    assert (tmp_path / "to").read_bytes() == b"one"
+    storage.write("a", b"two")
+    with pytest.raises(Changed):
+        storage.download("a", tmp_path / "to", etag=listed.etag)
+    assert (tmp_path / "to").read_bytes() == b"one"
+    storage.delete("a")
+    with pytest.raises(NotFound):
+        storage.download("a", tmp_path / "to", etag=listed.etag)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["to"]
+
+
+@pytest.mark.parametrize("key", ["a+b c", "100%", "%41", "a&b<c>'\"", "é/ü", "a=b?c#d", "~$@!*()"])
+def test_unusual_keys(storage: Storage, key: str) -> None:
+    storage.write(key, key.encode())
+    assert keys(storage) == [key]
+    assert keys(storage, key) == [key]
+    assert storage.exists(key)
+    assert storage.read(key) == key.encode()
+    storage.delete(key)
+    assert keys(storage) == []
+
+
+def test_sweeping_leaves_objects(storage: Storage) -> None:
+    storage.write("a", b"1")
+    storage.sweep()
+    assert storage.read("a") == b"1"
 
 
 def test_uploading_what_is_not_there_changes_nothing(storage: Storage, tmp_path: Path) -> None:
@@ -197,6 +237,9 @@ def test_many_write_and_delete_in_one_folder(storage: Storage) -> None:
         ("file:///data/a%20b", "file:///data/a%20b"),
         ("file://localhost/data", "file:///data"),
         ("relative", Path("relative").absolute().as_uri()),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("s3://bucket/models/a b/", "s3://bucket/models/a b"),
         ("~/models", Path("~/models").expanduser().as_uri()),
     ],
 )
@@ -208,7 +251,9 @@ def test_urls(url: str, expected: str) -> None:
     ("url", "message"),
     [
         ("", "the storage's URL is empty"),
-        ("s3://bucket/models", "s3://bucket/models: S3 comes with the next version"),
+        ("s3://", "s3:// does not name a bucket"),
+        ("s3:///models", "s3:// does not name a bucket"),
+        ("s3://user:password@bucket/models", "s3://bucket does not name a bucket"),
         ("gs://bucket", "gs://bucket: there is no storage of this kind"),
         ("file://host/data", "file://host/data is not the URL of a folder on this machine"),
         ("file://", "file:// is not the URL of a folder on this machine"),
@@ -258,3 +303,25 @@ def test_a_local_key_that_is_a_folder_cannot_be_written(tmp_path: Path) -> None:
         assert not isinstance(caught.value, NotFound)
     assert storage.read("a/b") == b"1"
     assert list((tmp_path / ".unfinished").iterdir()) == []
+
+
+def test_a_local_file_written_in_place_has_another_etag_even_with_its_old_time(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.write("a", b"one")
+    status = (tmp_path / "a").stat()
+    [listed] = storage.list()
+    while next(iter(storage.list())).etag == listed.etag:  # the kernel's clock ticks every few milliseconds
+        (tmp_path / "a").write_bytes(b"two")
+        os.utime(tmp_path / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(Changed):
+        storage.download("a", tmp_path / "to", etag=listed.etag)
+
+
+@pytest.mark.parametrize(
+    ("number", "transient"), [("EIO", True), ("ESTALE", True), ("ENOSPC", True), ("EACCES", False)]
+)
+def test_errors_of_the_operating_system_say_whether_they_pass(number: str, transient: bool) -> None:
+    code = getattr(errno, number)
+    with pytest.raises(CortexError, match="'a/b' cannot be read or written: ") as caught, explained("a/b"):
+        raise OSError(code, os.strerror(code))
+    assert isinstance(caught.value, StorageUnavailable) == transient

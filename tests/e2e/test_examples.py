@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from support.installation import BIN, Installation
 
@@ -52,11 +53,9 @@ def test_image_classifier(cortex: Installation, tmp_path: Path) -> None:
     folder = example("image-classifier", tmp_path)
     cortex.run("deploy", "--yes", cwd=folder, timeout=300)
     assert predict(cortex, "digits", "@sample.png", cwd=folder)["digit"] == 9
-    upload = subprocess.run(
-        ["curl", "--silent", "--form", "image=@sample.png", cortex.url("digits")],
-        cwd=folder, capture_output=True, check=True, timeout=30,
-    )  # fmt: skip
-    assert json.loads(upload.stdout)["digit"] == 9
+    with (folder / "sample.png").open("rb") as picture:
+        upload = httpx.post(cortex.url("digits"), files={"image": picture})
+    assert upload.json()["digit"] == 9
     not_a_picture = cortex.run("predict", "digits", "hello", cwd=folder, expect=1)
     assert "not a picture" in not_a_picture.stdout + not_a_picture.stderr
     cortex.run("delete", "digits", "--force")

@@ -1,6 +1,6 @@
 """Serves a handler project alone: no supervisor, no agent. A program for the tests of the HTTP contract.
 
-    python serve_project.py FOLDER CARRIER DESCRIPTOR THREADS MAX_BODY_BYTES
+    python serve_project.py FOLDER CARRIER DESCRIPTOR THREADS MAX_BODY_BYTES MAX_IN_FLIGHT
 
 CARRIER is `wsgi` or `asgi` on the runtime's own server, or `uvicorn`. Log records are JSON lines on stderr.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from cortex_core.release import Release, make_release
 from cortex_core.spec.types import Autoscaling, Compute, Handler, Networking, RealtimeAPI, UpdateStrategy
 from cortex_serve import server
-from cortex_serve.application import Application, HandlerFailed, create_application
+from cortex_serve.application import Application, HandlerFailed, create_application, load_handler
 
 
 class JsonLog:
@@ -55,24 +55,27 @@ class Carried:
         self.wsgi = application.wsgi if carrier == "wsgi" else None
 
 
-def release_of(folder: Path, *, threads: int = 2, path: str = "handler.py") -> Release:
+def release_of(
+    folder: Path, *, threads: int = 2, path: str = "handler.py", max_in_flight: int = 1024
+) -> Release:
     spec = RealtimeAPI(
         name="tested",
         handler=Handler(type="python", path=path, threads_per_process=threads, config={"greeting": "hello"}),
         networking=Networking(endpoint="/tested"),
         compute=Compute(),
-        autoscaling=Autoscaling(target_replica_concurrency=1.0),
+        autoscaling=Autoscaling(target_replica_concurrency=1.0, max_replica_concurrency=max_in_flight),
         update_strategy=UpdateStrategy(),
     )
     return make_release(spec, project_digest="0" * 64, project_url=folder.as_uri(), runtime_version="0")
 
 
 def main() -> int:
-    folder, carrier, descriptor, threads, max_body_bytes = sys.argv[1:]
+    folder, carrier, descriptor, threads, max_body_bytes, max_in_flight = sys.argv[1:]
     log = JsonLog()
-    release = release_of(Path(folder), threads=int(threads))
+    release = release_of(Path(folder), threads=int(threads), max_in_flight=int(max_in_flight))
     try:
-        application = create_application(release, Path(folder), log=log, max_body_bytes=int(max_body_bytes))
+        cls = load_handler(release, Path(folder), log=log)
+        application = create_application(release, cls, log=log, max_body_bytes=int(max_body_bytes))
     except HandlerFailed as failure:
         sys.stderr.write(failure.message)
         return 1

@@ -58,12 +58,12 @@ class Relay:
         await asyncio.gather(*relayed, return_exceptions=True)
 
     async def _relay(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError, asyncio.TimeoutError):
-            from_envoy, to_envoy = await asyncio.wait_for(self._reach_envoy(), PATIENCE)
-            with contextlib.closing(to_envoy):
-                to_envoy.write(_proxy_line(client))
-                from_client, to_client = await asyncio.open_connection(sock=client)
-                with contextlib.closing(to_client):
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            from_client, to_client = await asyncio.open_connection(sock=client)
+            with contextlib.closing(to_client):
+                from_envoy, to_envoy = await asyncio.wait_for(self._reach_envoy(), PATIENCE)
+                with contextlib.closing(to_envoy):
+                    to_envoy.write(_proxy_line(client))
                     asking = asyncio.create_task(_pump(from_client, to_envoy))
                     await _pump(from_envoy, to_client)
                     await asyncio.wait({asking}, timeout=LINGER)

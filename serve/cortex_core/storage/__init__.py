@@ -1,4 +1,4 @@
-"""Where projects, releases and models are kept: `file://` now, the same protocol for others."""
+"""Where projects, releases and models are kept: `file://` or `s3://`, by one protocol."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from cortex_core.storage.protocol import Entry, Storage, check_key
 
 __all__ = ["Entry", "LocalStorage", "Storage", "check_key", "open_storage"]
 
+_S3_MODULES = {"boto3", "botocore", "s3transfer"}
+
 
 def open_storage(url: str) -> Storage:
     """The storage below a URL or a local path (`~` and relative paths too). Touches nothing yet.
 
     Raises:
-        CortexError: no storage for this kind of URL.
+        CortexError: no storage for this kind of URL, or what it needs is not installed.
     """
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     if not separator:
         if not url:
             raise CortexError("the storage's URL is empty", hint="write a folder's path or file:///folder")
@@ -26,12 +28,25 @@ def open_storage(url: str) -> Storage:
     if scheme == "file":
         return LocalStorage(_local_path(url))
     if scheme == "s3":
-        raise CortexError(
-            f"{url}: S3 comes with the next version", hint=f"use a folder of this machine: file:///{rest}"
-        )
+        return _s3_storage(url)
     raise CortexError(
-        f"{url}: there is no storage of this kind", hint="write a folder's path or file:///folder"
+        f"{url}: there is no storage of this kind",
+        hint="write a folder's path, file:///folder or s3://bucket/prefix",
     )
+
+
+def _s3_storage(url: str) -> Storage:
+    """boto3 is big and optional, so it is imported by who uses it."""
+    try:
+        from cortex_core.storage.s3 import S3Storage
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _S3_MODULES:
+            raise
+        raise CortexError(
+            f"{url}: storage in S3 needs boto3, which is not installed here",
+            hint="pip install 'cortex-deploy[s3]'",
+        ) from error
+    return S3Storage(url)
 
 
 def _local_path(url: str) -> Path:

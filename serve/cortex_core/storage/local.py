@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from cortex_core.errors import CortexError, NotFound
-from cortex_core.storage.protocol import Entry, check_key
+from cortex_core.errors import Changed, CortexError, NotFound
+from cortex_core.storage.files import explained, replaced
+from cortex_core.storage.protocol import Entry, check_key, check_prefix
 
 _UNFINISHED = ".unfinished"
 """Folder below the root for what is being written; on the same file system, so that a rename finishes it."""
 
-_ATTEMPTS = 100
+_RESTARTS = 4
 
 
 class LocalStorage:
@@ -31,10 +31,8 @@ class LocalStorage:
         return self._root.as_uri().rstrip("/")
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        folder = prefix.rpartition("/")[0]
-        if "/" in prefix:
-            check_key(folder)
-        with _explained(prefix):
+        folder = check_prefix(prefix).rpartition("/")[0]
+        with explained(prefix):
             found = list(_entries(self._root, self._root / folder, prefix))
         yield from sorted(found, key=lambda entry: os.fsencode(entry.key))
 
@@ -46,11 +44,15 @@ class LocalStorage:
         with self._replacing(key) as file:
             file.write(content)
 
-    def download(self, key: str, to: Path) -> None:
-        with _reading(key):
-            source = self._path(key).open("rb")
-        with _explained(key), source, _replaced(to, to.parent) as file:
-            shutil.copyfileobj(source, file)
+    def download(self, key: str, to: Path, *, etag: str | None = None) -> None:
+        for attempt in range(1, _RESTARTS + 1):
+            try:
+                self._copy(key, to, etag)
+            except Changed:
+                if etag is not None or attempt == _RESTARTS:
+                    raise
+            else:
+                return
 
     def upload(self, path: Path, key: str) -> None:
         with self._replacing(key) as file, path.open("rb") as source:
@@ -58,7 +60,7 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         path = self._path(key)
-        with _explained(key):
+        with explained(key):
             try:
                 path.unlink(missing_ok=True)
             except (NotADirectoryError, IsADirectoryError):
@@ -72,6 +74,15 @@ class LocalStorage:
         """Remove what killed writers left behind; to be called while nobody writes."""
         shutil.rmtree(self._root / _UNFINISHED, ignore_errors=True)
 
+    def _copy(self, key: str, to: Path, etag: str | None) -> None:
+        with _reading(key):
+            source = self._path(key).open("rb")
+        with explained(key), source, replaced(to, to.parent) as file:
+            before = _etag(os.fstat(source.fileno()))
+            shutil.copyfileobj(source, file)
+            if etag not in (None, before) or _etag(os.fstat(source.fileno())) != before:
+                raise Changed(f"the stored object '{key}' is not what it was any more")
+
     def _path(self, key: str) -> Path:
         if check_key(key).partition("/")[0] == _UNFINISHED:
             raise CortexError(f"'{key}' cannot be the key of a stored object: {_UNFINISHED} is reserved")
@@ -81,9 +92,9 @@ class LocalStorage:
     def _replacing(self, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
         unfinished = self._root / _UNFINISHED
-        with _explained(key):
+        with explained(key):
             unfinished.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _replaced(path, unfinished) as file:
+            with replaced(path, unfinished) as file:
                 yield file
 
     def _remove_empty_folders(self, folder: Path) -> None:
@@ -92,39 +103,6 @@ class LocalStorage:
             while folder != self._root:
                 folder.rmdir()
                 folder = folder.parent
-
-
-@contextmanager
-def _replaced(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is written and on disk."""
-    descriptor, name = tempfile.mkstemp(dir=unfinished, prefix=f".{path.name[:64]}.", suffix=".unfinished")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _rename(Path(name), path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _rename(source: Path, path: Path) -> None:
-    for attempt in range(_ATTEMPTS):
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            source.rename(path)
-            break
-        except (FileNotFoundError, FileExistsError):
-            # someone deleted the folder's last object meanwhile, and so the folder: before the rename,
-            # or while mkdir looked whether what exists is a folder
-            if attempt == _ATTEMPTS - 1:
-                raise
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _entries(root: Path, folder: Path, prefix: str) -> Iterator[Entry]:
@@ -146,23 +124,20 @@ def _entry(key: str, status: os.stat_result) -> Entry:
     return Entry(
         key=key,
         size=status.st_size,
-        etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}",
+        etag=_etag(status),
         modified_ns=status.st_mtime_ns,
     )
 
 
+def _etag(status: os.stat_result) -> str:
+    """Of an inode: what is written in place keeps its number, and may keep its size and be given its old time."""
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}"
+
+
 @contextmanager
 def _reading(key: str) -> Iterator[None]:
-    with _explained(key):
+    with explained(key):
         try:
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFound(f"there is no stored object '{key}'") from error
-
-
-@contextmanager
-def _explained(key: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CortexError(f"the stored object '{key}' cannot be read or written: {error.strerror}") from error

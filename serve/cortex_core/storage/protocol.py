@@ -35,7 +35,8 @@ class Storage(Protocol):
     Once `write` or `upload` has returned, the object survives a power loss.
 
     Every method raises `CortexError` for a key that is empty, absolute, or leads out of the root, and when
-    the storage cannot be reached, read or written.
+    the storage cannot be reached, read or written: `StorageUnavailable` when the same call may work later,
+    `StorageRefused` when a person has to do something first.
     """
 
     @property
@@ -44,7 +45,10 @@ class Storage(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects whose key begins with `prefix` (as text, not as a folder), by the bytes of their keys."""
+        """Objects whose key begins with `prefix` (as text, not as a folder), by the bytes of their keys.
+
+        All of them or an error, which then comes before the first.
+        """
         ...
 
     def read(self, key: str) -> bytes:
@@ -55,8 +59,16 @@ class Storage(Protocol):
         """Make or replace an object."""
         ...
 
-    def download(self, key: str, to: Path) -> None:
-        """Copy an object to a file, which is made or replaced whole; its folder exists. Raises `NotFound`."""
+    def download(self, key: str, to: Path, *, etag: str | None = None) -> None:
+        """Copy an object to a file, which is made or replaced whole; its folder exists.
+
+        Args:
+            etag: the content that is wanted, as listed; None: any one, whole.
+
+        Raises:
+            NotFound: there is no such object.
+            Changed: its content is another one than `etag` says, or does not stop changing.
+        """
         ...
 
     def upload(self, path: Path, key: str) -> None:
@@ -86,3 +98,14 @@ def check_key(key: str) -> str:
     if problem is not None:
         raise CortexError(f"'{printable(key)}' cannot be the key of a stored object: {problem}")
     return key
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix, when keys may begin with it.
+
+    Raises:
+        CortexError: none may.
+    """
+    if "/" in prefix:
+        check_key(prefix.rpartition("/")[0])
+    return prefix

@@ -140,6 +140,50 @@ def test_a_long_request_is_finished(start: Start, keyword: str) -> None:
     assert replica.wait(within=2) == 0
 
 
+RETURNED = """
+    import time
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def handle_get(self):
+            def pieces():
+                yield "begun"
+                time.sleep(1)
+                yield "body"
+
+            return pieces()
+"""
+YIELDED = """
+    import asyncio
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        async def handle_get(self):
+            yield "begun"
+            await asyncio.sleep(1)
+            yield "body"
+"""
+
+
+@pytest.mark.parametrize("source", [RETURNED, YIELDED], ids=["returned", "yielded"])
+def test_a_stream_is_finished(start: Start, source: str) -> None:
+    replica = start(source)
+    with replica.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        received = b""
+        while b"begun" not in received:
+            received += connection.recv(4096)
+        replica.signal(signal.SIGTERM)
+        while data := connection.recv(4096):
+            received += data
+    assert received.endswith(b"5\r\nbegun\r\n4\r\nbody\r\n0\r\n\r\n")
+    assert replica.wait(within=2) == 0
+
+
 def test_a_body_that_is_still_coming_is_waited_for(start: Start) -> None:
     replica = start(SYNC)
     with replica.connect() as connection:

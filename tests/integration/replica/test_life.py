@@ -63,6 +63,64 @@ def test_constructors_run_one_at_a_time(start: Start) -> None:
     assert len(replica.worker_pids()) == 3
 
 
+@pytest.mark.parametrize("answer", ["return", "yield"])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_with_one_thread_the_constructor_and_all_requests_share_it(
+    start: Start, processes: int, answer: str
+) -> None:
+    source = f"""
+        import os, sqlite3
+
+        class Handler:
+            def __init__(self, config):
+                self.connection = sqlite3.connect(":memory:")  # may only be used by this thread
+
+            def handle_get(self):
+                self.connection.execute("select 1")
+                {answer} str(os.getpid())
+    """
+    replica = start(source, processes=processes)
+    answers = [replica.request("GET") for _ in range(12)]
+    assert {status for status, _ in answers} == {200}
+    assert {int(pid) for _, pid in answers} <= set(replica.worker_pids())
+
+
+def test_a_worker_started_again_is_built_by_a_request_that_waited(start: Start) -> None:
+    source = """
+        import sqlite3
+
+        class Handler:
+            def __init__(self, config):
+                self.connection = sqlite3.connect(":memory:")
+
+            def handle_get(self):
+                return self.connection.execute("select 7").fetchone()[0]
+    """
+    replica = start(source)
+    psutil.Process(replica.worker_pids()[0]).kill()
+    assert replica.request("GET") == (200, b"7")
+
+
+def test_modules_are_imported_by_all_workers_at_the_same_time(start: Start) -> None:
+    source = """
+        import os, time
+
+        os.mkdir(f"importing-{os.getpid()}")
+        deadline = time.monotonic() + 10
+        while sum(name.startswith("importing-") for name in os.listdir()) < 2:
+            assert time.monotonic() < deadline, "the other worker does not import"
+            time.sleep(0.01)
+
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            def handle_get(self):
+                return "here"
+    """
+    assert len(start(source, processes=2).worker_pids()) == 2
+
+
 def test_workers_share_the_load(start: Start) -> None:
     source = """
         import os, time

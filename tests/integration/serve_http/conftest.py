@@ -70,7 +70,13 @@ class Served:
 
 
 def start(
-    folder: Path, source: str, *, carrier: str, threads: int = 2, max_body_bytes: int = 1_000_000
+    folder: Path,
+    source: str,
+    *,
+    carrier: str,
+    threads: int = 2,
+    max_body_bytes: int = 1_000_000,
+    max_in_flight: int = 1024,
 ) -> Served:
     """Serve a project of one module."""
     project = folder / "project"
@@ -79,7 +85,8 @@ def start(
     log = folder / "log"
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         address = listener.getsockname()
-        arguments = (str(project), carrier, str(listener.fileno()), str(threads), str(max_body_bytes))
+        numbers = (listener.fileno(), threads, max_body_bytes, max_in_flight)
+        arguments = (str(project), carrier, *map(str, numbers))
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, serve_project.__file__, *arguments],

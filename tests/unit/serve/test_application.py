@@ -15,7 +15,7 @@ import pytest
 from support.serve_project import release_of
 
 from cortex_core.release import Release
-from cortex_serve.application import Application, HandlerFailed, create_application
+from cortex_serve.application import Application, HandlerFailed, create_application, load_handler
 
 
 class Silence:
@@ -47,7 +47,7 @@ def test_all_problems_of_the_signatures_at_once(tmp_path: Path) -> None:
     (tmp_path / "handler.py").write_text("class Handler:\n    def handle_post(self, paylaod): pass\n")
 
     with pytest.raises(HandlerFailed) as failed:
-        create_application(release_of(tmp_path), tmp_path, log=Silence())
+        load_handler(release_of(tmp_path), tmp_path, log=Silence())
 
     assert failed.value.message == (
         "handler.py: Handler: the method '__init__' is missing; define `def __init__(self, config)`\n"
@@ -64,7 +64,8 @@ def test_config_is_a_copy(tmp_path: Path) -> None:
     )
     release = changed(release_of(tmp_path), config={"nested": {"a": 1}})
 
-    create_application(release, tmp_path, log=Silence()).close()
+    cls = load_handler(release, tmp_path, log=Silence())
+    create_application(release, cls, log=Silence()).close()
 
     assert release.spec.handler.config == {"nested": {"a": 1}}  # type: ignore[union-attr]  # a RealtimeAPI
 

@@ -1,0 +1,69 @@
+"""Calls that end in time, whatever the other side does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from threading import BoundedSemaphore, Thread
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+_ABANDONED_AT_MOST = 64
+
+
+class DeadlinePassed(Exception):
+    """There is no time left; whether the call took effect is not known."""
+
+
+class Deadline:
+    """A moment by which all of an operation's calls together must have ended.
+
+    A socket's own timeout begins anew with every byte, so a peer that sends one now and then holds a caller for
+    ever. Calls therefore run in threads of their own: one that is late is abandoned and ends with its socket.
+
+    Args:
+        seconds: from now.
+    """
+
+    _threads = BoundedSemaphore(_ABANDONED_AT_MOST)
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def extend(self, seconds: float) -> None:
+        """More time, once it is known how much there is to do."""
+        self.seconds += seconds
+        self._at += seconds
+
+    def remaining(self) -> float:
+        """Seconds left. Raises `DeadlinePassed` when there are none."""
+        seconds = self._at - time.monotonic()
+        if seconds <= 0:
+            raise DeadlinePassed
+        return seconds
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """What the call returns or raises. Raises `DeadlinePassed`."""
+        if not self._threads.acquire(timeout=self.remaining()):
+            raise DeadlinePassed
+        future: Future[Result] = Future()
+
+        def resolve() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001  it is raised where the call is waited for
+                future.set_exception(error)
+            finally:
+                self._threads.release()
+
+        Thread(target=resolve, name="cortex-storage-call", daemon=True).start()
+        try:
+            return future.result(timeout=max(self._at - time.monotonic(), 0))
+        except FutureTimeoutError:
+            if future.done():
+                return future.result()
+            raise DeadlinePassed from None

@@ -1,0 +1,45 @@
+"""Buckets of a test's own at an S3 server, and the environment in which boto3 finds them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "AKIATEST",
+    "AWS_SECRET_ACCESS_KEY": "a-very-secret-key",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+}
+
+
+def use_endpoint(environment: pytest.MonkeyPatch, port: int) -> None:
+    """boto3 finds S3 at this port of 127.0.0.1."""
+    for name, value in ENVIRONMENT.items():
+        environment.setenv(name, value)
+    environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+
+
+def client(port: int) -> Any:
+    """boto3's own client, which sees what is really stored."""
+    return boto3.client(
+        "s3",
+        endpoint_url=f"http://127.0.0.1:{port}",
+        aws_access_key_id="AKIATEST",
+        aws_secret_access_key="a-very-secret-key",
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}, max_pool_connections=20),
+    )
+
+
+def new_bucket(port: int) -> str:
+    """The name of a new, empty bucket."""
+    name = f"bucket-{uuid.uuid4().hex}"
+    client(port).create_bucket(Bucket=name)
+    return name
