@@ -9,10 +9,11 @@ INSTALLED := $(VENV)/.installed
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml serve/cortex_core/version.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=24"
-	$(BIN)/pip install --quiet --editable ".[dev,examples]"
-	touch $@
+	@echo "installing into $(VENV) (about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade "pip>=24"
+	@$(BIN)/pip install --quiet --editable ".[dev,examples]"
+	@touch $@
 
 demo: install
 	examples/demo.sh

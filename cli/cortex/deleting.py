@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, TimeoutError  # noqa: A004  # Python 3.10 has two
 from typing import TYPE_CHECKING
 
 from cortex.console import Console
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
 
 ASK_ABOVE = 2
 """With more live replicas than this, people are asked."""
+_ASK_EVERY = 1.0
+"""Seconds between two looks at what a deletion waits for."""
 
 
 def delete(client: OperatorClient, api: str, *, force: bool, keep_cache: bool, console: Console) -> Message:
@@ -38,4 +43,34 @@ def delete(client: OperatorClient, api: str, *, force: bool, keep_cache: bool, c
             raise CortexError("nothing was deleted")
     with console.progress() as progress:
         progress.show(f"deleting {api}")
-        return client.delete(api, keep_cache=keep_cache)
+        deletion = _begun(lambda: client.delete(api, keep_cache=keep_cache))
+        while True:
+            try:
+                return deletion.result(timeout=_ASK_EVERY)
+            except TimeoutError:
+                if deletion.done():  # just now
+                    return deletion.result()
+                progress.show(f"deleting {api}{_in_flight(client, api)}")
+
+
+def _begun(call: Callable[[], Message]) -> Future[Message]:
+    """The call in a thread that nobody waits for when the person interrupts."""
+    future: Future[Message] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  # raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _in_flight(client: OperatorClient, api: str) -> str:
+    """What its replicas still do, as far as it can be said."""
+    try:
+        count = sum(replica.in_flight for replica in client.api(api).replicas)
+    except CortexError:  # it is gone, or the operator is busy
+        count = 0
+    return f", waiting for {count} request{'' if count == 1 else 's'} in flight" if count else ""

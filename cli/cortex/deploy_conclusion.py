@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cortex import deploying, deployment_report
@@ -11,8 +11,10 @@ from cortex.deploying import Document, Outcome, Package
 from cortex.environments import Environment
 from cortex.operator_client import OperatorClient
 from cortex.session import Session
+from cortex_core.operator_api import ApiResult
 
 EXIT_FAILED = 1
+EXIT_CONFLICT = 4
 EXIT_TIMED_OUT = 5
 
 
@@ -56,7 +58,7 @@ class Conclusion:
         else:
             console.result("\n".join(deployment_report.plan_lines(plan)))
             deployment_report.print_notices(console, plan)
-        return EXIT_FAILED if any(result.error for result in plan) else 0
+        return _exit_code(result for result in plan if result.error is not None)
 
     def deploy(self, document: Document, package: Package | None, *, force: bool) -> int:
         """Show the plan and do it."""
@@ -64,7 +66,8 @@ class Conclusion:
         wanted = deploying.request(self.client, document, package, force=force)
         plan = deploying.plan(self.client, wanted)
         if deployment_report.changes_anything(plan):
-            console.note("\n".join(deployment_report.plan_lines(plan)))
+            accepted = [result for result in plan if result.error is None]  # refusals are shown at the end
+            console.note("\n".join(deployment_report.plan_lines(accepted)))
         deployment_report.print_notices(console, plan)
         return self.conclude(deploying.deploy(self.client, wanted))
 
@@ -72,9 +75,10 @@ class Conclusion:
         """Wait if asked to, and print how it ended."""
         outcomes = self._followed(begun) if self.wait else list(begun)
         self._print(outcomes)
-        if any(outcome.failed and not outcome.timed_out for outcome in outcomes):
-            return EXIT_FAILED
-        return EXIT_TIMED_OUT if any(outcome.timed_out for outcome in outcomes) else 0
+        failed = _exit_code(
+            outcome.result for outcome in outcomes if outcome.failed and not outcome.timed_out
+        )
+        return failed or (EXIT_TIMED_OUT if any(outcome.timed_out for outcome in outcomes) else 0)
 
     def _followed(self, begun: Sequence[Outcome]) -> list[Outcome]:
         console = self.session.console
@@ -102,3 +106,11 @@ class Conclusion:
             )
             for line in suggestions:
                 console.note(line)
+
+
+def _exit_code(failed: Iterable[ApiResult]) -> int:
+    """0 without failures; that of a conflict only when all are conflicts."""
+    codes = {result.code for result in failed}
+    if not codes:
+        return 0
+    return EXIT_CONFLICT if codes == {"conflict"} else EXIT_FAILED

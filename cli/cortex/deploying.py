@@ -91,7 +91,7 @@ class Outcome:
         if self.deployment is not None and self.deployment.state == "failed":
             return self.deployment.error or "the deployment failed"
         if self.deployment is not None and self.deployment.state == "superseded":
-            return "a newer deployment has taken over"
+            return self.deployment.error or "a newer deployment has taken over"
         return None
 
     @property
@@ -106,6 +106,11 @@ def find(path: Path | None) -> Path:
         CortexError: there is no such file.
     """
     chosen = path or Path(DEFAULT_FILE)
+    if str(chosen) == "-" or chosen.absolute().parts[1:2] in (("dev",), ("proc",)):
+        raise CortexError(
+            f"{chosen}: an API file cannot be read from a stream, because the folder it lies in is the project",
+            hint="save it next to the code, and name that file",
+        )
     if chosen.is_dir():
         chosen = chosen / DEFAULT_FILE
     if not chosen.is_file():
@@ -303,12 +308,14 @@ def _scan(path: Path, questions: Questions | None) -> Project:
 def _insist(questions: Questions | None, question: str) -> None:
     if questions is not None and not questions.ask(question):
         raise CortexError(
-            "nothing was deployed", hint="list what the API does not need in .cortexignore, as in .gitignore"
+            "nothing was deployed",
+            hint="list what the API does not need in .cortexignore, as in .gitignore; "
+            "a large model can be loaded in __init__ from elsewhere",
         )
 
 
 def _is_pending(outcome: Outcome) -> bool:
-    if outcome.result.deployment_id is None or outcome.timed_out:
+    if outcome.result.deployment_id is None or outcome.result.error is not None or outcome.timed_out:
         return False
     return outcome.deployment is None or outcome.deployment.state in ("preparing", "starting", "switching")
 

@@ -40,13 +40,14 @@ def outcome_line(outcome: Outcome, api: ApiStatus | None) -> str:
 def failure_lines(outcome: Outcome, api: ApiStatus | None) -> list[str]:
     """Why an API failed, what its replica last said, and what serves now."""
     name = outcome.result.name
-    lines = [f"error: {name}: {outcome.error}"]
+    lines = [f"error: {_with_name(name, outcome.error or '')}"]
     log_tail = () if outcome.deployment is None else outcome.deployment.log_tail
     if log_tail:
-        lines.append("the end of the failing replica's log:")
+        lines.append("the end of its log:")
         lines += [f"  {line}" for text in log_tail for line in text.splitlines()]
     if (
-        not outcome.timed_out
+        outcome.result.error is None
+        and not outcome.timed_out
         and api is not None
         and api.release_id != outcome.result.release_id
         and _serves(api)
@@ -114,7 +115,7 @@ def error_document(error: CortexError, _: int) -> list[dict[str, Any]]:
 
 def _planned(result: ApiResult) -> list[str]:
     if result.error is not None:
-        return [f"{result.name}: {result.error}"]
+        return [_with_name(result.name, result.error)]
     match result.action:
         case "creating":
             return [f"{result.name}: will be created ({result.kind})"]
@@ -125,12 +126,20 @@ def _planned(result: ApiResult) -> list[str]:
 
 
 def _changes(changes: Sequence[Change]) -> list[str]:
-    lines = [
-        f"  {change.path}: {_value(change.before)} → {_value(change.after)}"
-        for change in changes[:_MOST_CHANGES]
-    ]
+    lines = [f"  {_changed(change)}" for change in changes[:_MOST_CHANGES]]
     more = len(changes) - len(lines)
     return [*lines, f"  and {more} more"] if more > 0 else lines
+
+
+def _changed(change: Change) -> str:
+    if change.path == "project":  # digests say nothing to people
+        return "project: its files changed"
+    return f"{change.path}: {_value(change.before)} → {_value(change.after)}"
+
+
+def _with_name(name: str, text: str) -> str:
+    """The text with the API's name in front, unless it begins with that."""
+    return text if text.startswith((f"{name} ", f"{name}:")) else f"{name}: {text}"
 
 
 def _value(value: Any) -> str:

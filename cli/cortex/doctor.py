@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from typing import Literal
 
 from cortex.operator_client import OTHER_PORTS
 from cortex.session import Session
-from cortex_core.errors import CortexError
+from cortex_core.errors import CortexError, OperatorUnreachable
 from cortex_core.version import __version__
 
 State = Literal["ok", "warning", "failed"]
@@ -59,12 +62,21 @@ def _python(_: Session) -> tuple[State, str, str]:
 def _home(session: Session) -> tuple[State, str, str]:
     root = session.home.root
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return "failed", f"{existing} cannot be written", "choose another folder with CORTEX_HOME"
+    try:
+        with tempfile.TemporaryDirectory(
+            prefix=".cortex-", dir=existing
+        ):  # gone at once; rights alone say too little
+            pass
+    except OSError as error:
+        return (
+            "failed",
+            f"{existing} cannot be written: {error.strerror}",
+            "choose another folder with CORTEX_HOME",
+        )
     if existing == root and root.stat().st_uid != os.getuid():
         return "failed", f"{root} belongs to another user", "choose another folder with CORTEX_HOME"
     if existing == root and root.stat().st_mode & 0o077:
-        return "warning", f"{root} can be read by others", f"chmod 700 {root}"
+        return "warning", f"{root} can be read by others", f"chmod 700 {shlex.quote(str(root))}"
     return "ok", str(root), ""
 
 
@@ -90,10 +102,40 @@ def _operator_port(session: Session) -> tuple[State, str, str]:
 
 
 def _gateway_port(session: Session) -> tuple[State, str, str]:
-    local = session.local_operator()
-    if local.running() is not None and local.is_ours():
+    if _is_ours(session):
         return "ok", f"port {session.home.gateway_port} is used by our gateway", ""
     return _free(session.home.gateway_port)
+
+
+def _state(session: Session) -> tuple[State, str, str]:
+    """Whether the operator's database can be read; that it is in use does no harm."""
+    path = session.home.operator / "state.db"
+    if not path.exists():
+        return "ok", "nothing is stored yet", ""
+    # one that is closed is opened so that no journal is left beside it
+    reading = "mode=ro" if path.with_name("state.db-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?{reading}", uri=True)) as connection:
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        verdict = str(error)
+    if verdict == "ok":
+        return "ok", str(path), ""
+    aside = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
+    return (
+        "failed",
+        f"{path} is damaged: {verdict}",
+        f"put a backup in its place, or: {aside}, and deploy again",
+    )
+
+
+def _is_ours(session: Session) -> bool:
+    """Whether this home's operator answers at its port, and not something else."""
+    local = session.local_operator()
+    try:
+        return local.running() is not None and local.is_ours()
+    except OperatorUnreachable:
+        return False
 
 
 def _operator_version(session: Session) -> tuple[State, str, str]:
@@ -164,6 +206,7 @@ CHECKS: dict[str, Callable[[Session], tuple[State, str, str]]] = {
     "gateway port": _gateway_port,
     "operator version": _operator_version,
     "operator lock": _operator_lock,
+    "state": _state,
     "envoy": _envoy,
     "uv": _uv,
     "open files": _descriptors,
@@ -178,6 +221,12 @@ def _guarded(name: str, check: Callable[[Session], tuple[State, str, str]], sess
         state, message, fix = check(session)
     except CortexError as error:
         state, message, fix = "failed", error.message, error.hint or ""
+    except OSError as error:
+        state, message, fix = (
+            "failed",
+            str(error),
+            "correct its rights, or choose another folder with CORTEX_HOME",
+        )
     return Finding(check=name, state=state, message=message, fix=fix)
 
 

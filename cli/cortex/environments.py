@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cortex_core.errors import Conflict, CortexError, NotFound
+from cortex_core.errors import Conflict, CortexError, NotFound, TimedOut
 
 LOCAL = "local"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -95,7 +95,7 @@ class Environments:
             Conflict: there is an environment `new` already.
         """
         if old == LOCAL:
-            raise CortexError(f"the environment '{LOCAL}' is built in and cannot be renamed")
+            raise Conflict(f"the environment '{LOCAL}' is built in and cannot be renamed")
         self.check_name(new)
         found = self.choose(old)
         with self._changing() as file:
@@ -112,7 +112,7 @@ class Environments:
             NotFound: there is no such environment.
         """
         if name == LOCAL:
-            raise CortexError(f"the environment '{LOCAL}' is built in and cannot be deleted")
+            raise Conflict(f"the environment '{LOCAL}' is built in and cannot be deleted")
         self.choose(name)
         with self._changing() as file:
             others = tuple(each for each in file.environments if each.name != name)
@@ -144,6 +144,8 @@ class Environments:
             text = self._path.read_text()
         except FileNotFoundError:
             return _File(default=LOCAL, environments=())
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._unusable("read", error) from error
         import yaml
 
         try:
@@ -161,9 +163,20 @@ class Environments:
         """The file's content, while nobody else changes it."""
         import filelock
 
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with filelock.FileLock(self.folder / "cli.yaml.lock", timeout=_LOCK_TIMEOUT):
-            yield self._read()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with filelock.FileLock(self.folder / "cli.yaml.lock", timeout=_LOCK_TIMEOUT, mode=0o600):
+                yield self._read()
+        except filelock.Timeout as error:
+            raise TimedOut(f"{self._path} has been changed by another command for too long") from error
+        except OSError as error:
+            raise self._unusable("changed", error) from error
+
+    def _unusable(self, what: str, error: Exception) -> CortexError:
+        return CortexError(
+            f"{self._path} cannot be {what}: {getattr(error, 'strerror', None) or error}",
+            hint="correct the rights of the folder, or choose another one with CORTEX_CLI_CONFIG_DIR",
+        )
 
     def _write(self, file: _File) -> None:
         import yaml

@@ -13,9 +13,10 @@ from cortex.console import Console
 from cortex.environments import Environment
 from cortex.session import Session
 from cortex.tables import Deployed
+from cortex.times import duration
 from cortex_core.errors import CortexError, OperatorUnreachable
 from cortex_core.operator_api import ApiStatus, HistoryEntry
-from cortex_core.spec.types import source_of
+from cortex_core.spec.types import Struct, source_of
 
 HISTORY_SHOWN = 10
 
@@ -92,6 +93,26 @@ def details(session: Session, name: str, *, env: str | None) -> Details:
     return Details(env=environment.name, api=api, history=tuple(history))
 
 
+def as_written(spec: Struct) -> dict[str, Any]:
+    """A specification as it would stand in an API file: durations as text, nothing that is absent."""
+    import msgspec
+
+    written: dict[str, Any] = msgspec.to_builtins(spec)
+    for field in msgspec.structs.fields(type(spec)):
+        value = getattr(spec, field.name)
+        if value is None:
+            written.pop(field.encode_name, None)
+        elif isinstance(value, Struct):
+            written[field.encode_name] = as_written(value)
+        elif isinstance(value, tuple):
+            written[field.encode_name] = [
+                as_written(each) if isinstance(each, Struct) else each for each in value
+            ]
+        elif type(spec).__annotations__.get(field.name) == "Nanoseconds":
+            written[field.encode_name] = duration(value)
+    return written
+
+
 def _listing(session: Session, environment: Environment) -> Listing:
     with session.operator(environment) as client:
         apis = client.apis()
@@ -156,11 +177,10 @@ def _show_tables(console: Console, shown: Any) -> None:
 
 
 def _show_configuration(console: Console, api: ApiStatus) -> None:
-    import msgspec
     import yaml
 
     console.result(f"\nconfiguration of {api.spec.name}:\n")
-    text = yaml.safe_dump(msgspec.to_builtins(api.spec), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(as_written(api.spec), sort_keys=False, allow_unicode=True)
     console.result("\n".join(f"  {line}" for line in text.splitlines()))
 
 

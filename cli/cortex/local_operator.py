@@ -10,13 +10,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from cortex.operator_client import OTHER_PORTS, NotAnOperator, OperatorClient
-from cortex_core.errors import Conflict, OperatorUnreachable, TimedOut
+from cortex_core.errors import Conflict, CortexError, OperatorUnreachable, TimedOut
 from cortex_core.home import Home
 from cortex_core.operator_api import Info
 from cortex_core.version import __version__
@@ -105,7 +105,7 @@ class LocalOperator:
         stopped = LocalStatus(
             running=False, home=str(home.root), operator_url=home.operator_url, gateway_url=home.gateway_url
         )
-        if self._token() is None:
+        if self._home.token() is None:
             return stopped
         info = self.running()
         if info is None:
@@ -129,25 +129,19 @@ class LocalOperator:
         Raises:
             Conflict: this home never had one, so the operator is another home's.
         """
-        token = self._token()
+        token = self._home.token()
         if token is None:
             raise Conflict(
                 f"the operator at {self._home.operator_url} belongs to another CORTEX_HOME", hint=OTHER_PORTS
             )
         return token
 
-    def _token(self) -> str | None:
-        try:
-            return self._home.token_file.read_text().strip() or None
-        except FileNotFoundError:
-            return None
-
     def _client(self, *, token: str | None) -> OperatorClient:
         return OperatorClient(self._home.operator_url, token=token, environment="local")
 
     def is_ours(self) -> bool:
         """Whether the operator that answers takes this home's token."""
-        token = self._token()
+        token = self._home.token()
         if token is None:
             return False
         with closing(self._client(token=token)) as client:
@@ -155,6 +149,10 @@ class LocalOperator:
                 client.apis()
             except Conflict:
                 return False
+            except (OperatorUnreachable, TimedOut):
+                raise
+            except CortexError:  # it took the token, and cannot do more: its database is damaged
+                return True
         return True
 
     def _start(self) -> Info:
@@ -163,7 +161,9 @@ class LocalOperator:
 
         self._home.create()
         try:
-            with filelock.FileLock(self._home.operator / "starting.lock", timeout=2 * START_TIMEOUT):
+            with filelock.FileLock(
+                self._home.operator / "starting.lock", timeout=2 * START_TIMEOUT, mode=0o600
+            ):
                 return self.running() or self._start_now()
         except filelock.Timeout as error:
             raise TimedOut("another command has been starting the local operator for too long") from error
@@ -186,8 +186,10 @@ class LocalOperator:
             )
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline and not process.poll():
+            if process.returncode == 0:
+                self._check_ports_of_the_running_one()
             info = self.running()
-            if info is not None and self._token() is not None:
+            if info is not None and self._home.token() is not None:
                 process.returncode = 0  # it outlives us; nobody here waits for it
                 return info
             time.sleep(_POLL)
@@ -202,6 +204,20 @@ class LocalOperator:
             f"the local operator {failed}; the end of its log:\n{_end_of(log, log_start)}",
             hint=f"the whole log: {log}",
         )
+
+    def _check_ports_of_the_running_one(self) -> None:
+        """Raise `Conflict` when this home's operator, for which ours made way, has another port."""
+        port = str(self._home.operator_port)
+        for environ in _operators(self._home):
+            running = environ.get("CORTEX_OPERATOR_PORT", port)
+            if running != port:
+                ports = f"CORTEX_OPERATOR_PORT={running}"
+                if gateway := environ.get("CORTEX_GATEWAY_PORT"):
+                    ports += f" CORTEX_GATEWAY_PORT={gateway}"
+                raise Conflict(
+                    f"the operator of {self._home.root} runs already, at port {running} instead of {port}",
+                    hint=f"use its ports: {ports}; to change them, run with these: cortex local down",
+                )
 
     def _stop(self, info: Info, *, replicas: bool) -> None:
         """Ask it to stop and return when its process is gone."""
@@ -220,6 +236,19 @@ class LocalOperator:
                 f"the local operator (process {info.pid}) did not end within {STOP_TIMEOUT:g} s",
                 hint=f"its log: {self._home.operator / 'operator.log'}",
             ) from error
+
+
+def _operators(home: Home) -> Iterator[dict[str, str]]:
+    """The environment of each operator process of this home."""
+    import psutil
+
+    for process in psutil.process_iter():
+        try:
+            environ = process.environ()
+            if environ.get("CORTEX_HOME") == str(home.root) and "cortex_operator" in process.cmdline():
+                yield environ
+        except psutil.Error:  # it ended meanwhile, or belongs to somebody else
+            continue
 
 
 def _anything_runs(home: Home) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cortex.console import Console
-from cortex_core.errors import CortexError
+from cortex.times import time_of_day
+from cortex_core.errors import NotFound
 from cortex_core.operator_api import LogRecord
 
 if TYPE_CHECKING:
@@ -33,15 +34,13 @@ def seconds_ago(duration: str | None, *, clock: Callable[[], float] = time.time)
     """The moment a duration like `90s`, `10m` or `1h30m` ago, in seconds since the epoch.
 
     Raises:
-        CortexError: it is not a duration.
+        ValueError: it is not a duration.
     """
     if duration is None:
         return None
     parts = _DURATION.findall(duration)
     if not parts or "".join(number + unit for number, unit in parts) != duration:
-        raise CortexError(
-            f"--since: '{duration}' is not a duration", hint="write it like 30s, 10m, 2h or 1h30m"
-        )
+        raise ValueError(f"--since: '{duration}' is not a duration; write it like 30s, 10m, 2h or 1h30m")
     return clock() - sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
@@ -49,9 +48,12 @@ def show(client: OperatorClient, api: str, query: Query, *, console: Console) ->
     """Print an API's log.
 
     Raises:
-        NotFound: the API is not deployed.
+        NotFound: the API is not deployed, or never had such a replica.
     """
-    prefixed = len(client.api(api).replicas) > 1 and query.replica is None
+    replicas = [each.id for each in client.api(api).replicas]
+    if query.replica is not None and query.replica not in replicas:
+        _check_past_replica(client, api, query.replica, replicas)
+    prefixed = len(replicas) > 1 and query.replica is None
     first: str | None = None
     records = client.logs(api, tail=query.tail, since=query.since, replica=query.replica, follow=query.follow)
     for record in records:
@@ -65,8 +67,17 @@ def show(client: OperatorClient, api: str, query: Query, *, console: Console) ->
         console.note(f"nothing was logged by {api}" + (" in that time" if query.since else ""))
 
 
+def _check_past_replica(client: OperatorClient, api: str, replica: str, present: Sequence[str]) -> None:
+    """Raise `NotFound` unless something is kept of a replica that is gone."""
+    if next(iter(client.logs(api, tail=1, replica=replica)), None) is None:
+        raise NotFound(
+            f"{api} has no replica '{replica}', and no log of one",
+            hint=f"there is: {', '.join(present) or 'none'}",
+        )
+
+
 def readable(record: LogRecord, *, prefixed: bool) -> str:
-    """Message and exception text, each line with the replica in front if asked for."""
+    """Time of day, message and exception text, each line with the replica in front if asked for."""
     lines = _text(record.line).splitlines() or [""]
     prefix = f"{record.replica} | " if prefixed else ""
     return "\n".join(prefix + line for line in lines)
@@ -78,7 +89,9 @@ def _text(line: str) -> str:
     if fields is None or "message" not in fields:
         return line
     parts = (fields["message"], fields.get("exc_info"))
-    return "\n".join(str(part) for part in parts if part)
+    text = "\n".join(str(part) for part in parts if part)
+    moment = fields.get("asctime")
+    return f"{time_of_day(moment)} {text}" if isinstance(moment, str) else text
 
 
 def _decoded(line: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -97,6 +98,8 @@ def run(argv: Sequence[str], session: Session, *, program: str = "cortex") -> in
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except click.ClickException as error:
+        if _asks_for_json(argv):  # wrong words are found before options take effect
+            session.console.output = "json"
         return _usage(error, session)
     except CortexError as error:
         code = exit_code(error)
@@ -116,6 +119,12 @@ def _usage(error: click.ClickException, session: Session) -> int:
     hint = f"see: {context.command_path} --help" if context is not None else None
     session.console.error(CortexError(error.format_message(), hint=hint), exit_code=error.exit_code)
     return error.exit_code
+
+
+def _asks_for_json(argv: Sequence[str]) -> bool:
+    return any(word in ("-ojson", "--output=json") for word in argv) or any(
+        option in ("-o", "--output") and value == "json" for option, value in itertools.pairwise(argv)
+    )
 
 
 def _defect(session: Session) -> int:

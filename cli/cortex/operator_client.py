@@ -42,9 +42,15 @@ _EXCEPTIONS: Mapping[str, type[CortexError]] = {
     "not_found": NotFound,
     "conflict": Conflict,
     "timed_out": TimedOut,
+    "unavailable": OperatorUnreachable,
 }
 
 T = TypeVar("T")
+
+
+def exception_of(code: str | None) -> type[CortexError]:
+    """What a `Problem.code` is raised as."""
+    return _EXCEPTIONS.get(code or "", CortexError)
 
 
 class NotAnOperator(OperatorUnreachable):
@@ -243,9 +249,8 @@ class OperatorClient:
             raise self._not_an_operator() from error
         if problem.code == "unauthorized":
             raise self._unauthorized()
-        exception = _EXCEPTIONS.get(problem.code, CortexError)
-        text = "\n".join([problem.message, *(each.text for each in problem.problems)])
-        raise exception(text, hint=problem.hint)
+        more = [each.text for each in problem.problems if each.text not in problem.message]
+        raise exception_of(problem.code)("\n".join([problem.message, *more]), hint=problem.hint)
 
     def _unreachable(self) -> OperatorUnreachable:
         return OperatorUnreachable(

@@ -23,7 +23,7 @@ from cortex import deploying, deployment_report, handler_source
 from cortex.console import Console
 from cortex.deploying import Outcome
 from cortex.environments import Environment
-from cortex.operator_client import OperatorClient
+from cortex.operator_client import OperatorClient, exception_of
 from cortex.session import Session
 from cortex_core.errors import CortexError, DeployFailed, TimedOut
 
@@ -273,7 +273,9 @@ class Client:
         if not wait:
             return _plain(deployment_report.as_json(outcome, api))
         if outcome.failed:
-            failure = TimedOut if outcome.timed_out else DeployFailed
+            failure: type[CortexError] = TimedOut if outcome.timed_out else DeployFailed
+            if outcome.result.code is not None:
+                failure = exception_of(outcome.result.code)
             lines = deployment_report.failure_lines(outcome, api)
             raise failure("\n".join(lines).removeprefix("error: "))
         return _plain(api)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cortex.console import Console
 from cortex.environments import LOCAL, Environment, Environments, configuration_folder
-from cortex_core.errors import CortexError, OperatorUnreachable, TimedOut
+from cortex_core.errors import OperatorUnreachable, TimedOut
 from cortex_core.home import Home
 from cortex_core.version import __version__
 
@@ -33,12 +33,7 @@ class Session:
 
     @cached_property
     def home(self) -> Home:
-        try:
-            return Home.of(self.environ)
-        except ValueError as error:
-            raise CortexError(
-                f"CORTEX_GATEWAY_PORT and CORTEX_OPERATOR_PORT must be port numbers: {error}"
-            ) from error
+        return Home.of(self.environ)
 
     @cached_property
     def environments(self) -> Environments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,12 @@ TEMPLATES: Mapping[str, str] = {
 
 FILES = ("cortex.yaml", "handler.py", "requirements.txt")
 DEFAULT = "python"
+_API_NAME = re.compile(r"(?!b-)[a-z](?:[-a-z0-9]{0,40}[a-z0-9])?")
+"""What can be an API's name; see schemas/values.schema.json."""
 
 
 def write(folder: Path, template: str) -> list[Path]:
-    """Write a template's files into a folder, which is made.
+    """Write a template's files into a folder, which is made; the API is named after it where that can be.
 
     Returns:
         The files written.
@@ -42,7 +45,15 @@ def write(folder: Path, template: str) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            (folder / name).write_text(shipped.config(f"templates/{template}/{name}"), "utf-8")
+            text = shipped.config(f"templates/{template}/{name}")
+            (folder / name).write_text(_named_after(folder, text) if name == "cortex.yaml" else text, "utf-8")
     except OSError as error:
         raise CortexError(f"{folder} cannot be written: {error.strerror}") from error
     return [folder / name for name in FILES]
+
+
+def _named_after(folder: Path, config: str) -> str:
+    name = folder.resolve().name.replace("_", "-")
+    if not _API_NAME.fullmatch(name):
+        return config
+    return re.sub(r"^- name: .*$", f"- name: {name}", config, count=1, flags=re.MULTILINE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+
 
 def age(seconds: float) -> str:
     """How long ago, in its two largest units: `45s`, `3m20s`, `5h10m`, `4d2h`."""
@@ -21,12 +23,32 @@ def age(seconds: float) -> str:
 
 
 def latency(milliseconds: float | None) -> str:
-    """Six significant digits, in ms below one second, else in s; `-` when unknown."""
+    """About how long: whole ms below one second, else s with one decimal; `-` when unknown."""
     if milliseconds is None:
         return "-"
-    if milliseconds < 1000:
-        return f"{milliseconds:.6g} ms"
-    return f"{milliseconds / 1000:.6g} s"
+    if milliseconds < 1:
+        return "<1 ms"
+    if round(milliseconds) < 1000:
+        return f"~{milliseconds:.0f} ms"
+    return f"~{milliseconds / 1000:.1f} s"
+
+
+def duration(nanoseconds: int) -> str:
+    """As it stands in an API file: `1m30s`, `200ms`."""
+    text = ""
+    for unit, size in _UNITS.items():
+        count, nanoseconds = divmod(nanoseconds, size)
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
+def time_of_day(moment: str) -> str:
+    """A moment like `2026-03-01T14:05:09.123Z` on this machine's clock: `15:05:09.123`."""
+    try:
+        parsed = datetime.fromisoformat(moment.replace("Z", "+00:00"))  # "Z" is read from Python 3.11 on
+    except ValueError:
+        return moment
+    return parsed.astimezone().isoformat(timespec="milliseconds")[11:23]
 
 
 def local_time(seconds_since_epoch: float) -> str:

@@ -127,7 +127,7 @@ class Deployments:
             replicas = [r for r in await self._backend.observe() if r.workload == deployment.workload_id]
             ready = sum(each.state == "ready" for each in replicas)
             self._state.progress(
-                deployment.id, _progress(replicas, ready, deployment.replicas_requested), ready=ready
+                deployment.id, progress(replicas, ready, deployment.replicas_requested), ready=ready
             )
             if ready >= deployment.replicas_requested:
                 return None
@@ -211,7 +211,11 @@ class Trials:
         return None
 
 
-def _progress(replicas: Sequence[Replica], ready: int, requested: int) -> str:
+def progress(replicas: Sequence[Replica], ready: int, requested: int) -> str:
+    """How far a deployment's replicas are, in a few words."""
     text = f"{ready} of {requested} replicas ready"
     failed = next((each for each in replicas if each.state in ("failed", "killed_oom")), None)
-    return text if failed is None else f"{text}; {failed.id} died and is started again: {failed.failure}"
+    if failed is None:
+        return text
+    what = "cannot load its handler" if failed.handler_failed else "died and is started again"
+    return f"{text}; {failed.id} {what}: {failed.failure}"

@@ -7,7 +7,8 @@ import logging
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ from cortex_operator.auth import is_authorized, is_local
 from cortex_operator.backends.protocol import LogLine, LogQuery
 from cortex_operator.operator import Operator
 from cortex_operator.projects import is_digest
+from cortex_operator.specs import ConflictingConfig
+from cortex_operator.state import StateUnusable
+from cortex_operator.without_state import OperatorWithoutState
 
 MAX_PROJECT_BYTES = 64 * 1024 * 1024
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
@@ -59,6 +63,7 @@ class TooLarge(CortexError):
 
 
 ANSWERS: dict[type[CortexError], tuple[int, str]] = {
+    ConflictingConfig: (409, "conflict"),
     InvalidConfig: (400, "invalid_config"),
     errors.InvalidProject: (400, "invalid_project"),
     errors.UnsafeArchive: (400, "invalid_project"),
@@ -69,6 +74,7 @@ ANSWERS: dict[type[CortexError], tuple[int, str]] = {
     NoSuchRoute: (404, "not_found"),
     errors.Conflict: (409, "conflict"),
     TooLarge: (413, "bad_request"),
+    StateUnusable: (503, "unavailable"),
     errors.TimedOut: (504, "timed_out"),
     CortexError: (500, "failed"),
 }
@@ -94,8 +100,8 @@ def create_app(
         uploads: folder for bodies while they arrive.
     """
     api = Api(operator, stop=stop, ready=ready, uploads=uploads)
-    app = Starlette(
-        routes=[
+    return _application(
+        [
             Route("/v1/info", api.info),
             Route("/v1/projects/{digest}", api.head_project, methods=["HEAD"]),
             Route("/v1/projects/{digest}", api.put_project, methods=["PUT"]),
@@ -111,6 +117,45 @@ def create_app(
             Route("/v1/events", api.events),
             Route("/v1/shutdown", api.shutdown, methods=["POST"]),
         ],
+        token=token,
+        hosts=hosts,
+    )
+
+
+def create_app_without_state(
+    operator: OperatorWithoutState,
+    why: CortexError,
+    *,
+    token: str,
+    hosts: Collection[str],
+    stop: Callable[[], None],
+) -> ASGIApp:
+    """Tells who it is and can be shut down; everything else is answered with `why`, and then it stops.
+
+    Args:
+        why: said to everybody who wants something.
+        token, hosts, stop: see `create_app`.
+    """
+
+    async def refuse(_: Request) -> Response:
+        stop()  # the next command starts a new one, which sees whether the database was put right
+        raise why
+
+    everything = ["GET", "HEAD", "POST", "PUT", "DELETE"]
+    return _application(
+        [
+            Route("/v1/info", partial(_info, operator)),
+            Route("/v1/shutdown", partial(_shutdown, operator.shut_down, stop), methods=["POST"]),
+            Route("/{path:path}", refuse, methods=everything),
+        ],
+        token=token,
+        hosts=hosts,
+    )
+
+
+def _application(routes: Sequence[Route], *, token: str, hosts: Collection[str]) -> ASGIApp:
+    app = Starlette(
+        routes=routes,
         exception_handlers={
             CortexError: _expected,
             HTTPException: _no_such_route,
@@ -181,8 +226,8 @@ class Api:
         self._ready = ready
         self._uploads = uploads
 
-    async def info(self, _: Request) -> Response:
-        return _document(self._operator.info(pid=os.getpid()))
+    async def info(self, request: Request) -> Response:
+        return await _info(self._operator, request)
 
     async def head_project(self, request: Request) -> Response:
         await self._ready()
@@ -264,13 +309,26 @@ class Api:
         )
 
     async def shutdown(self, request: Request) -> Response:
-        replicas = _flag(request, "replicas")
-        if replicas:
-            await self._ready()
-            await self._operator.shut_down()
-        self._stop()
-        done = "the operator, the gateway and all replicas are stopped" if replicas else "the operator stops"
-        return _document(operator_api.Message(message=done))
+        return await _shutdown(self._shut_down, self._stop, request)
+
+    async def _shut_down(self) -> None:
+        await self._ready()
+        await self._operator.shut_down()
+
+
+async def _info(operator: Operator | OperatorWithoutState, _: Request) -> Response:
+    return _document(operator.info(pid=os.getpid()))
+
+
+async def _shutdown(
+    shut_down: Callable[[], Awaitable[None]], stop: Callable[[], None], request: Request
+) -> Response:
+    replicas = _flag(request, "replicas")
+    if replicas:
+        await shut_down()
+    stop()
+    done = "the operator, the gateway and all replicas are stopped" if replicas else "the operator stops"
+    return _document(operator_api.Message(message=done))
 
 
 async def _records(lines: AsyncIterator[LogLine]) -> AsyncIterator[bytes]:

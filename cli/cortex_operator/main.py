@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import uvicorn
 from filelock import FileLock, Timeout
@@ -20,6 +21,11 @@ from cortex_core.home import Home
 from cortex_operator.auth import ensure_token, local_hosts
 from cortex_operator.backends.protocol import Backend
 from cortex_operator.gateway.protocol import Gateway
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from cortex_operator.operator import Operator
 
 HOST = "127.0.0.1"
 GRACE = 2
@@ -35,11 +41,12 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         The exit code: 0 when told to stop or when another operator serves this home, 1 when it cannot run.
     """
     environ = os.environ if environ is None else environ
-    home = Home.of(environ)
     _log_to_stderr()
     try:
+        home = Home.of(environ)
         home.create()
         check_owner(home, os.geteuid())
+        _keep_private(home)
         with FileLock(home.operator / "lock", timeout=0, mode=0o600):
             return asyncio.run(_run(home, environ))
     except Timeout:
@@ -58,45 +65,89 @@ def check_owner(home: Home, user: int) -> None:
         )
 
 
+def _keep_private(home: Home) -> None:
+    """Whoever started us made these, with whatever rights are usual for that user."""
+    for name in ("operator.log", "starting.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            (home.operator / name).chmod(0o600)
+
+
 async def _run(home: Home, environ: Mapping[str, str]) -> int:
+    from cortex_operator.operator import create_operator
+    from cortex_operator.state import StateUnusable
+
     token = ensure_token(home.token_file)
     with _listen(home.operator_port) as listener:
-        from cortex_operator.http import create_app
-        from cortex_operator.operator import create_operator
-
-        operator = create_operator(home, _backend(home, environ), _gateway(home))
-        opening = asyncio.ensure_future(operator.open())
-        server = Server(
-            uvicorn.Config(
-                create_app(
-                    operator,
-                    token=token,
-                    hosts=local_hosts(home.operator_port),
-                    stop=lambda: server.stop(),
-                    ready=lambda: asyncio.shield(opening),
-                    uploads=home.operator,
-                ),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                http="h11",
-                loop="asyncio",
-                timeout_graceful_shutdown=GRACE,
-                server_header=False,
-            )
-        )
-        opening.add_done_callback(lambda task: server.stop() if _failed(task) else None)
         logger.info("operator %d of %s listens on %s", os.getpid(), home.root, home.operator_url)
-        await server.serve(sockets=[listener])
-        if _failed(opening):
-            _complain(opening.exception())
-            return 1
-        opening.cancel()
-        await asyncio.wait({opening})
-        await operator.close()
-        logger.info("operator %d stopped", os.getpid())
-        return 0
+        backend, gateway = _backend(home, environ), _gateway(home)
+        try:
+            operator = create_operator(home, backend, gateway)
+        except StateUnusable as unusable:
+            _complain(unusable)
+            return await _serve_without_state(home, backend, gateway, unusable, token, listener)
+        return await _serve(home, operator, token, listener)
+
+
+async def _serve(home: Home, operator: Operator, token: str, listener: socket.socket) -> int:
+    from cortex_operator.http import create_app
+
+    opening = asyncio.ensure_future(operator.open())
+    server = _server(
+        create_app(
+            operator,
+            token=token,
+            hosts=local_hosts(home.operator_port),
+            stop=lambda: server.stop(),
+            ready=lambda: asyncio.shield(opening),
+            uploads=home.operator,
+        )
+    )
+    opening.add_done_callback(lambda task: server.stop() if _failed(task) else None)
+    await server.serve(sockets=[listener])
+    if _failed(opening):
+        _complain(opening.exception())
+        return 1
+    opening.cancel()
+    await asyncio.wait({opening})
+    await operator.close()
+    logger.info("operator %d stopped", os.getpid())
+    return 0
+
+
+async def _serve_without_state(
+    home: Home, backend: Backend, gateway: Gateway, why: CortexError, token: str, listener: socket.socket
+) -> int:
+    """Say to the first who asks why nothing can be done, or end what runs when that is asked."""
+    from cortex_operator.http import create_app_without_state
+    from cortex_operator.without_state import OperatorWithoutState
+
+    server = _server(
+        create_app_without_state(
+            OperatorWithoutState(home=home, backend=backend, gateway=gateway),
+            why,
+            token=token,
+            hosts=local_hosts(home.operator_port),
+            stop=lambda: server.stop(),
+        )
+    )
+    await server.serve(sockets=[listener])
+    return 1
+
+
+def _server(app: ASGIApp) -> Server:
+    return Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            loop="asyncio",
+            timeout_graceful_shutdown=GRACE,
+            server_header=False,
+        )
+    )
 
 
 class Server(uvicorn.Server):

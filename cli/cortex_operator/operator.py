@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
@@ -42,6 +43,8 @@ from cortex_operator.reconciler import Reconciler
 from cortex_operator.routes import of_api
 from cortex_operator.specs import read_specs
 from cortex_operator.state import Reason, State, StoredApi, StoredDeployment
+
+logger = logging.getLogger(__name__)
 
 UNUSED_PROJECT_AGE = 3600.0
 """Seconds that an uploaded project is kept without being deployed."""
@@ -83,6 +86,7 @@ class Operator:
             state=self._state, backend=backend, gateway=gateway, clock=clock, limits=limits
         )
         self._planning = asyncio.Lock()  # who decides what shall run
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Adopt what runs and go on with what was interrupted.
@@ -92,14 +96,18 @@ class Operator:
         """
         await asyncio.to_thread(self._projects.sweep)
         await self._reconciler.open()
+        await self._sweep_projects()
+        self._sweep_soon()
 
     async def close(self) -> None:
         """Stop; what runs goes on running and is adopted by the next operator."""
+        await self._end_sweep()
         await self._reconciler.close()
         self._state.close()
 
     async def shut_down(self) -> None:
         """Stop, and all replicas and the gateway with it; the next operator starts them again."""
+        await self._end_sweep()
         await self._reconciler.shut_down()
         self._state.close()
 
@@ -135,6 +143,7 @@ class Operator:
         """
         async with self._planning:
             await self._sweep_projects()
+            self._sweep_soon()
             requested = await self._requested(request)
             planned = plan.plan(requested, self._deployed(), force=request.force)
             if request.dry_run:
@@ -217,6 +226,9 @@ class Operator:
         await self._reconciler.delete(name)
         if self._state.api(name) is not None:
             raise DeployFailed(f"{name} could not be deleted completely", hint=f"cortex delete {name}")
+        async with self._planning:
+            await self._sweep_projects()
+        self._sweep_soon()
         return Message(message=f"deleted {name}")
 
     # looking
@@ -262,24 +274,31 @@ class Operator:
             await heard(ring, self._clock, left)
 
     def history(self, name: str) -> list[HistoryEntry]:
-        """The releases kept, those deployed last first. Raises `NotFound`."""
-        stored = self._existing(name)
-        entries = []
-        for newest in _newest_by_release(self._state.deployments(name)):
-            release = self._state.release(name, newest.release_id)
-            if release is None:
-                continue
-            entries.append(
-                HistoryEntry(
-                    release_id=release.id,
-                    deployed_at=newest.started_at,
-                    reason=newest.reason,
-                    state=newest.state,
-                    current=stored.live is not None and stored.live.release_id == release.id,
-                    project_id=release.project_digest,
-                )
+        """The deployments of the releases that are kept, newest first. Raises `NotFound`."""
+        live = self._existing(name).live
+        deployments = self._state.deployments(name)
+        current = next(
+            (
+                each.id
+                for each in deployments
+                if live is not None
+                and each.release_id == live.release_id
+                and each.state in ("live", "switching")
+            ),
+            None,
+        )
+        return [
+            HistoryEntry(
+                release_id=release.id,
+                deployed_at=each.started_at,
+                reason=each.reason,
+                state=each.state,
+                current=each.id == current,
+                project_id=release.project_digest,
             )
-        return entries
+            for each in deployments
+            if (release := self._state.release(name, each.release_id)) is not None
+        ]
 
     def logs(self, name: str, query: LogQuery) -> AsyncIterator[LogLine]:
         """Log lines of an API. Raises `NotFound` at once."""
@@ -385,7 +404,8 @@ class Operator:
         try:
             return self._begin(planned, release, reason, submitted)
         except CortexError as error:  # the others of the file go on
-            return plan.failed(planned, error.message)
+            code = "conflict" if isinstance(error, Conflict) else "failed"
+            return plan.failed(planned, error.message, code=code)
 
     def _begin(
         self, planned: ApiResult, release: Release, reason: Reason, submitted: str, *, fresh: bool = False
@@ -455,6 +475,28 @@ class Operator:
             await asyncio.to_thread(self._projects.remove, digest)
             self._state.forget_project(digest)
 
+    def _sweep_soon(self) -> None:
+        """Have what was prepared for releases that are gone removed; nobody has to wait for that."""
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep_prepared())
+
+    async def _sweep_prepared(self) -> None:
+        kept = {
+            release.id
+            for each in self._deployed().values()
+            for release in (each.live, each.upcoming)
+            if release is not None
+        }
+        try:
+            await self._backend.sweep(kept)
+        except Exception:  # the next sweep tries again; nothing depends on it
+            logger.exception("what no release needs any more could not be removed")
+
+    async def _end_sweep(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait({self._sweeping})
+
     # status
 
     def _status(
@@ -485,7 +527,7 @@ class Operator:
             project_id=shown.project_digest,
             metrics=Metrics(network_stats=stats),
             replicas=status.shown_replicas(observed, in_flight),
-            api_versions=tuple(each.release_id for each in self.history(stored.name)),
+            api_versions=tuple(dict.fromkeys(each.release_id for each in self.history(stored.name))),
         )
 
     async def _traffic(self) -> tuple[Mapping[str, Mapping[Upstream, int]], Mapping[str, NetworkStats]]:
@@ -513,13 +555,6 @@ def _as_dry_run(planned: ApiResult) -> ApiResult:
         if planned.action == plan.NOTHING_TO_DO
         else planned
     )
-
-
-def _newest_by_release(deployments: Sequence[StoredDeployment]) -> list[StoredDeployment]:
-    newest: dict[str, StoredDeployment] = {}
-    for each in deployments:
-        newest.setdefault(each.release_id, each)
-    return list(newest.values())
 
 
 def _texts(notices: Sequence[Notice]) -> tuple[str, ...]:

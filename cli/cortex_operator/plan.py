@@ -11,6 +11,8 @@ from cortex_core.operator_api import ApiResult, Change
 from cortex_core.release import Release
 from cortex_core.spec.types import AsyncAPI, RealtimeAPI, Struct, TrafficSplitter
 
+SHOWN_DIGITS = 12
+"""Of a digest: enough to tell projects apart, and to read."""
 NOTHING_TO_DO = "up to date"
 TO_DO = ("creating", "updating")
 
@@ -77,13 +79,13 @@ def changes(before: Release, after: Release) -> Iterator[Change]:
     for path, attribute in (("project", "project_digest"), ("runtime", "runtime_version")):
         old, new = getattr(before, attribute), getattr(after, attribute)
         if old != new:
-            yield Change(path=path, before=old, after=new)
+            yield Change(path=path, before=old[:SHOWN_DIGITS], after=new[:SHOWN_DIGITS])
 
 
-def failed(result: ApiResult, error: str) -> ApiResult:
-    """The result of an API that cannot be deployed."""
+def failed(result: ApiResult, error: str, *, code: str) -> ApiResult:
+    """The result of an API that cannot be deployed; `code` is one of `Problem`."""
     return msgspec.structs.replace(
-        result, action="failed", message=error, error=error, replaces_replicas=False
+        result, action="failed", message=error, error=error, code=code, replaces_replicas=False
     )
 
 
@@ -101,15 +103,16 @@ def _plan(requested: Requested, deployed: Deployed, force: bool) -> ApiResult:
         notices=requested.notices,
     )
     if requested.refusals:
-        return failed(result, f"{named}: " + "; ".join(requested.refusals))
+        return failed(result, f"{named}: " + "; ".join(requested.refusals), code="invalid_config")
     if deployed.deleting:
-        return failed(result, f"{named} is being deleted; deploy it again when it is gone")
+        error = f"{named} is being deleted; deploy it again when it is gone"
+        return failed(result, error, code="conflict")
     if upcoming is not None and upcoming.id == release.id:
         return _unchanged(result, "already updating", f"{named} is already updating", deployed.deployment_id)
     if upcoming is not None and not force:
         message = f"{named} is already updating; wait until that is done, or take over with --force"
-        result = _unchanged(result, "already updating", message, deployed.deployment_id)
-        return msgspec.structs.replace(result, error=message)
+        result = _unchanged(result, "already updating", message, None)
+        return msgspec.structs.replace(result, error=message, code="conflict")
     if upcoming is None and live is not None and live.id == release.id:
         return _unchanged(result, NOTHING_TO_DO, f"{named} is up to date", None)
     return result

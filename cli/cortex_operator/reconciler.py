@@ -53,6 +53,7 @@ class Reconciler:
             limits=limits,
         )
         self._restored: set[str] = set()
+        self._failures: dict[str, tuple[int, str | None]] = {}  # by replica: deaths so far, the last reason
         self._working: dict[str, asyncio.Task[None]] = {}
         self._retiring: dict[str, asyncio.Task[None]] = {}
         self._to_retire: set[str] = set()
@@ -196,6 +197,7 @@ class Reconciler:
                 changed.clear()
                 self._bell.ring()
                 try:
+                    await self._note_failures()
                     await self._router.apply()
                     failures = 0
                 except Exception:
@@ -203,6 +205,15 @@ class Reconciler:
                     logger.exception("the routes could not be applied; they will be again")
         finally:
             listening.cancel()
+
+    async def _note_failures(self) -> None:
+        """Write down why replicas died, or what they lost."""
+        before = self._failures
+        replicas = await self._backend.observe()
+        self._failures = {each.id: (each.restarts, each.failure) for each in replicas if each.failure}
+        for each in replicas:
+            if each.failure and self._failures[each.id] != before.get(each.id):
+                self._state.event(each.api, "warning", f"replica {each.id}: {each.failure}")
 
     async def _listen(self, changed: asyncio.Event) -> None:
         while True:

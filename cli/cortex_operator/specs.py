@@ -10,6 +10,13 @@ from cortex_core.spec.problems import InvalidConfig, Problem
 from cortex_core.spec.types import Api
 from cortex_operator.projects import ProjectFolder
 
+_KEPT_OR_OWNED = (".kind", ".protobuf_path", ".endpoint")
+"""Ends of the paths that may conflict with what is deployed."""
+
+
+class ConflictingConfig(InvalidConfig):
+    """The file is sound by itself; all its problems come from what is deployed."""
+
 
 def read_specs(
     text: str,
@@ -30,12 +37,20 @@ def read_specs(
         open_project: the files of a project.
 
     Raises:
-        InvalidConfig: all problems.
+        InvalidConfig: all problems; `ConflictingConfig` when an API's kind, protocol or endpoint conflicts
+            with what is deployed, and that is all.
         NotFound: a project is not there, or an API that shall keep its project is not deployed.
     """
-    if project_digest is not None:
-        return load(text, filename=filename, project=open_project(project_digest), deployed=deployed)
-    specs = load(text, filename=filename, deployed=deployed)
+    project = None if project_digest is None else open_project(project_digest)
+    try:
+        specs = load(text, filename=filename, project=project, deployed=deployed)
+    except InvalidConfig as invalid:
+        alone = _problems(text, filename, None, project)
+        if not alone and all(each.path.endswith(_KEPT_OR_OWNED) for each in invalid.problems):
+            raise ConflictingConfig(invalid.problems, hint=invalid.hint) from invalid
+        raise
+    if project is not None:
+        return specs
     projects: dict[str, list[str]] = {}
     for spec in specs:
         digest = project_of(spec.name)
@@ -56,7 +71,7 @@ def read_specs(
 
 
 def _problems(
-    text: str, filename: str, deployed: Sequence[Api], project: ProjectFolder
+    text: str, filename: str, deployed: Sequence[Api] | None, project: ProjectFolder | None
 ) -> tuple[Problem, ...]:
     try:
         load(text, filename=filename, project=project, deployed=deployed)

@@ -7,6 +7,7 @@ transaction that is on disk when it returns, so the operator may be killed betwe
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -421,8 +422,8 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
 def _damaged(path: Path, why: str) -> StateUnusable:
     return StateUnusable(
         f"the operator's database {path} is damaged: {why}; what runs goes on running",
-        hint=f"put a backup in its place, or move it away (mv {path} {path}.damaged), "
-        "which stops what it knew of, and deploy again",
+        hint="put a backup in its place, or move it away "
+        f"(mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}), which stops what it knew of, and deploy again",
     )
 
 

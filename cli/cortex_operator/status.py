@@ -116,9 +116,9 @@ def _code(counts: GroupCounts, requested: int, observed: Observed) -> StatusCode
 
 
 def _message(updated: Sequence[Replica], observed: Observed) -> str | None:
-    """Why a replica that shall run does not, or else why the last deployment failed."""
-    for each in updated:
-        if each.failure is not None and each.state != "ready":
+    """Why a replica that shall run does not, what cost one a worker, or else why the last deployment failed."""
+    for each in sorted(updated, key=lambda each: each.state == "ready"):
+        if each.failure is not None:
             return f"{each.id}: {each.failure}"
     if observed.deployment.state == "failed":
         prefix = (

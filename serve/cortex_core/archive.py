@@ -132,6 +132,7 @@ def remove(folder: Path, *, deadline: float = 300.0) -> None:
         if folder.exists():
             folder.rename(partial)
             _remove(partial)
+        _lock(folder).unlink(missing_ok=True)  # who waits for it sees that, and locks the next one
 
 
 def sweep(parent: Path) -> None:
@@ -227,7 +228,7 @@ def _add(tar: tarfile.TarFile, name: str, tree: Tree, fingerprint: _Fingerprint)
 def _alone_with(folder: Path, deadline: float) -> Iterator[None]:
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(_lock(folder), timeout=deadline):
+        with FileLock(_lock(folder), timeout=deadline, mode=0o600):
             yield
     except Timeout as error:
         raise TimedOut(f"{folder}: another process has been working on it for {deadline:.0f} s") from error

@@ -13,7 +13,7 @@ Every request carries `Authorization: Bearer <token>`; every error is `Problem` 
     DELETE /v1/apis/{name}?keep_cache=BOOL  Message; returns when replicas and route are gone
     POST   /v1/apis/{name}/refresh?force=BOOL      ApiResult
     POST   /v1/apis/{name}/rollback         RollbackRequest → ApiResult
-    GET    /v1/apis/{name}/history          list[HistoryEntry], newest first
+    GET    /v1/apis/{name}/history          list[HistoryEntry], one a deployment, newest first
     GET    /v1/apis/{name}/logs?tail=N&since=S&replica=ID&follow=BOOL
                                             text/plain, a `LogRecord` (JSON) a line; ends when the client leaves
     GET    /v1/events?api=NAME&tail=N       list[Event], oldest first
@@ -69,7 +69,7 @@ class Problem(Struct, frozen=True):
 
     Attributes:
         code: stable word: invalid_config, invalid_project, not_found, conflict, unauthorized, bad_request,
-            failed, timed_out, internal.
+            failed, timed_out, unavailable (the operator cannot use its database), internal.
         problems: for invalid_config: all of them, rendered as `cortex validate` shows them.
     """
 
@@ -117,7 +117,8 @@ class ApiResult(Struct, frozen=True):
         deployment_id: to follow with GET /v1/deployments/{id}; None when there is nothing to wait for.
         replaces_replicas: whether running replicas are replaced.
         notices: parts of the spec that have no effect on this backend.
-        error: set when this API failed; the others of the file are not affected.
+        error: set when this API failed or was refused; the others of the file are not affected.
+        code: with an error, what kind it is; the words of `Problem.code`.
     """
 
     name: str
@@ -130,6 +131,7 @@ class ApiResult(Struct, frozen=True):
     changes: tuple[Change, ...] = ()
     notices: tuple[str, ...] = ()
     error: str | None = None
+    code: str | None = None
 
 
 class DeployResponse(Struct, frozen=True):
@@ -257,12 +259,13 @@ class ApiStatus(Struct, frozen=True):
 
 
 class HistoryEntry(Struct, frozen=True):
-    """One release that was deployed.
+    """One deployment of a release.
 
     Attributes:
+        deployed_at: when it began, seconds since the epoch.
         reason: deploy, patch, refresh or rollback.
-        state: of its newest deployment.
-        current: whether it is the live one.
+        state: how far it got.
+        current: whether it made live what is live now; of one entry at most.
     """
 
     release_id: str

@@ -104,7 +104,8 @@ def scan(
     if reasons:
         raise InvalidProject(
             f"{root} cannot be deployed as it is:\n" + "\n".join(_shown(reasons)),
-            hint=f"list what the API does not need in {root / IGNORE_FILE}, with patterns as in .gitignore",
+            hint=f"list what the API does not need in {root / IGNORE_FILE}, with patterns as in .gitignore; "
+            "a large model need not be here: load it in __init__ from a path or address in handler.config",
         )
     return Project(
         root=root,

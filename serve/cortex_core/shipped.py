@@ -6,7 +6,6 @@ In an installed wheel they lie in this package under `data/`; in a checkout at t
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,15 @@ def config(name: str) -> str:
     return _text("configs", name)
 
 
+def config_path(name: str) -> str:
+    """Where a file below `configs/` lies, for people to open."""
+    return str(_place("configs", name))
+
+
 def _text(folder: str, name: str) -> str:
-    installed = files("cortex_core") / "data" / folder / name
-    if installed.is_file():
-        return installed.read_text("utf-8")
-    return (Path(__file__).parents[2] / folder / name).read_text("utf-8")
+    return _place(folder, name).read_text("utf-8")
+
+
+def _place(folder: str, name: str) -> Path:
+    installed = Path(__file__).parent / "data" / folder / name
+    return installed if installed.is_file() else Path(__file__).parents[2] / folder / name

@@ -1,94 +1,18 @@
 """Which methods a handler has and which arguments they take, checked before anything is called.
 
-`CONTRACTS` is the whole table. Arguments are passed by keyword, so their order is free and a keyword-only
-parameter is as good as any; `*args` and `**kwargs` are allowed and receive nothing.
+`cortex_core.spec.contracts` is the whole table. Arguments are passed by keyword, so their order is free and a
+keyword-only parameter is as good as any; `*args` and `**kwargs` are allowed and receive nothing.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from cortex_core.spec.contracts import CONTRACTS, VERBS, Contract, Method, none_of, unsupported
 
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """One method of the user's class.
-
-    Attributes:
-        takes: names it must declare.
-        may_take: names it may declare.
-        required: whether the class must define it.
-    """
-
-    name: str
-    takes: tuple[str, ...] = ()
-    may_take: tuple[str, ...] = ()
-    required: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contract:
-    """What the runtime expects of a class.
-
-    Attributes:
-        constructor: `__init__`.
-        methods: those with fixed names.
-        one_of: methods of which at least one must be defined.
-        rpc: names a method of a gRPC service may declare; None where there is no gRPC.
-    """
-
-    constructor: Method
-    methods: tuple[Method, ...] = ()
-    one_of: tuple[Method, ...] = ()
-    rpc: tuple[str, ...] | None = None
-
-
-VERBS = ("post", "get", "put", "patch", "delete")
-
-
-def _constructor(*takes: str, may_take: tuple[str, ...] = ("metrics_client",)) -> Method:
-    return Method(name="__init__", takes=takes, may_take=may_take, required=bool(takes))
-
-
-_REQUEST = ("payload", "query_params", "headers")
-_HTTP = tuple(Method(name=f"handle_{verb}", may_take=_REQUEST) for verb in VERBS)
-_RPC = ("payload", "context")
-_ASYNC = (Method(name="handle_async", may_take=("payload", "request_id")),)
-_BATCH = (
-    Method(name="handle_batch", may_take=("payload", "batch_id")),
-    Method(name="on_job_complete", required=False),
-)
-_MODELS = ("model_client", "metrics_client")
-_JOB = ("job_spec", "metrics_client")
-
-CONTRACTS: dict[tuple[str, str, Literal["http", "grpc", None]], Contract] = {
-    ("RealtimeAPI", "python", "http"): Contract(
-        constructor=_constructor("config", may_take=_MODELS), one_of=_HTTP
-    ),
-    ("RealtimeAPI", "python", "grpc"): Contract(
-        constructor=_constructor("config", "proto_module_pb2", may_take=_MODELS), rpc=_RPC
-    ),
-    ("RealtimeAPI", "tensorflow", "http"): Contract(
-        constructor=_constructor("config", "tensorflow_client"), one_of=_HTTP
-    ),
-    ("RealtimeAPI", "tensorflow", "grpc"): Contract(
-        constructor=_constructor("config", "proto_module_pb2", "tensorflow_client"), rpc=_RPC
-    ),
-    ("AsyncAPI", "python", None): Contract(constructor=_constructor("config"), methods=_ASYNC),
-    ("AsyncAPI", "tensorflow", None): Contract(
-        constructor=_constructor("config", "tensorflow_client"), methods=_ASYNC
-    ),
-    ("BatchAPI", "python", None): Contract(constructor=_constructor("config", may_take=_JOB), methods=_BATCH),
-    ("BatchAPI", "tensorflow", None): Contract(
-        constructor=_constructor("config", "tensorflow_client", may_take=_JOB), methods=_BATCH
-    ),
-    ("TaskAPI", "python", None): Contract(
-        constructor=_constructor(), methods=(Method(name="__call__", takes=("config",)),)
-    ),
-}
+__all__ = ["CONTRACTS", "VERBS", "check", "declared"]
 
 _LOAD_MODEL = Method(name="load_model", takes=("model_path",))
 
@@ -192,12 +116,8 @@ def _one_of_problems(cls: type, methods: tuple[Method, ...], batches: bool) -> I
     if methods and batches and "handle_post" not in [method.name for method in present]:
         yield f"{cls.__name__}: the method 'handle_post' is missing; 'server_side_batching' needs it"
     elif methods and not present:
-        names = ", ".join(repr(method.name) for method in methods)
         own = [key for key, value in vars(cls).items() if key[0] != "_" and callable(value)]
-        typed = difflib.get_close_matches("handle_post", own, n=1)
-        yield f"{cls.__name__}: at least one of {names} must be defined" + (
-            f"; did you mean 'handle_post' by {typed[0]!r}?" if typed else ""
-        )
+        yield none_of(cls.__name__, methods, own)
 
 
 def _argument_problems(cls: type, method: Method, function: Any) -> Iterator[str]:
@@ -220,26 +140,13 @@ def _argument_problems(cls: type, method: Method, function: Any) -> Iterator[str
     accepted = (*method.takes, *method.may_take)
     for parameter in named:
         if parameter.name not in accepted:
-            yield _unsupported(where, parameter.name, method, signature)
+            yield unsupported(where, parameter.name, method, str(signature))
         elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             yield f"{where}: the argument {parameter.name!r} is passed by name; remove the '/' behind it"
     present = {each.name for each in named}
     for name in method.takes:
         if name not in present:
             yield f"{where}: the argument {name!r} is missing; it is defined as `{method.name}{signature}`"
-
-
-def _unsupported(where: str, name: str, method: Method, signature: inspect.Signature) -> str:
-    accepted = (*method.takes, *method.may_take)
-    words = sorted(name.split("_"))
-    close = [each for each in accepted if sorted(each.split("_")) == words]
-    close = close or difflib.get_close_matches(name, accepted, n=1, cutoff=0.65)
-    suggestion = f"; did you mean {close[0]!r}?" if close else "."
-    takes = ", ".join(("self", *accepted))
-    return (
-        f"{where}: the argument {name!r} is not supported{suggestion} It may take: {takes}; "
-        f"it is defined as `{method.name}{signature}`"
-    )
 
 
 def _example(method: Method) -> str:

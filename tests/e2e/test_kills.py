@@ -17,6 +17,9 @@ CONNECTIONS = 8
 RECOVERY = 3.0
 """Seconds after which the API has to be at full strength again."""
 
+LOSSES_END = 0.5
+"""Seconds after a kill from which on nothing is lost any more."""
+
 
 @pytest.fixture(scope="module")
 def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> Installation:
@@ -73,10 +76,11 @@ def answering(load: Load) -> bool:
     return after.answers > before.answers and len(after.failures) == len(before.failures)
 
 
-@pytest.mark.parametrize("name", ["worker", "supervisor", "gateway"])
+@pytest.mark.parametrize(("name", "dying"), [("worker", 1), ("supervisor", 2), ("gateway", 1)])
 def test_killed_process_is_back_and_costs_only_what_was_in_flight(
-    served: Installation, load: Load, name: str
+    served: Installation, load: Load, name: str, dying: int
 ) -> None:
+    """`dying`: how many processes that serve requests end with it, one after the other."""
     victim = of_role(served, name)[0]
     killed_at = time.monotonic()
     os.kill(victim.pid, signal.SIGKILL)
@@ -89,7 +93,10 @@ def test_killed_process_is_back_and_costs_only_what_was_in_flight(
     print(
         f"{name}: back after {time.monotonic() - killed_at:.2f} s, {len(report.failures)} of {report.answers} lost"
     )
-    assert len(report.failures) <= CONNECTIONS, report.failures
+    # A killed process takes some milliseconds to close its sockets. Who lost a request to it and sends the next one
+    # at once may meet it, or the next that dies, once more, and then that one was in flight on it, too.
+    assert len(report.failures) <= (1 + dying) * CONNECTIONS, report.failures
+    assert all(begun < killed_at + LOSSES_END for begun in report.failure_times), report.failures
 
 
 def test_killed_operator_is_not_missed_and_the_next_one_adopts_all(served: Installation, load: Load) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from typing import Any
 
@@ -26,6 +27,7 @@ def use_endpoint(environment: pytest.MonkeyPatch, port: int) -> None:
     environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
 
 
+@functools.cache
 def client(port: int) -> Any:
     """boto3's own client, which sees what is really stored."""
     return boto3.client(

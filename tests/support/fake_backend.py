@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -40,6 +40,7 @@ class FakeBackend:
         step: awaited before and after every method; where a test stops an operator.
         asked: every method called, in order, as "apply iris-ab12 2".
         removed: workloads removed, in order.
+        kept: releases that the last sweep was to keep.
     """
 
     name: str = "fake"
@@ -53,6 +54,7 @@ class FakeBackend:
     replicas: dict[str, Replica] = field(default_factory=dict)
     lines: dict[str, list[LogLine]] = field(default_factory=dict)
     followed: int = 0
+    kept: set[str] = field(default_factory=set)
     _ports: int = 10_000
     _event: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -122,6 +124,9 @@ class FakeBackend:
                 await asyncio.Event().wait()
             finally:
                 self.followed -= 1
+
+    async def sweep(self, kept: Collection[str]) -> None:
+        self.kept = set(kept)
 
     async def forget(self, api: str) -> None:
         await self._begin(f"forget {api}")

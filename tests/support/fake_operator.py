@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ class FakeOperator:
         steps: what each deployment goes through after its first state, one a question.
         refusal: answer to every request but `/v1/info`.
         requests: method and path of each request, in order.
+        conflict: why no API of a file is deployed.
+        looks_before_delete: how often an API is asked for before its deletion ends.
     """
 
     version: str = __version__
@@ -60,6 +63,8 @@ class FakeOperator:
     logs: dict[str, list[LogRecord]] = field(default_factory=dict)
     projects: dict[str, bytes] = field(default_factory=dict)
     deployments: dict[str, Deployment] = field(default_factory=dict)
+    conflict: str | None = None
+    looks_before_delete: int = 0
     requests: list[str] = field(default_factory=list)
     calls: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     endpoint: str = ""
@@ -124,6 +129,11 @@ class FakeOperator:
         return _json(DeployResponse(results=tuple(self._begin(api, wanted.dry_run) for api in apis)))
 
     def _begin(self, spec: Api, dry_run: bool) -> ApiResult:
+        if self.conflict is not None:
+            return ApiResult(
+                name=spec.name, kind=kind_of(spec), action="failed", message=self.conflict,
+                error=self.conflict, code="conflict",
+            )  # fmt: skip
         known = self.apis.get(spec.name)
         if known is not None and known.spec == spec:
             action = "unchanged" if dry_run else "up to date"
@@ -183,6 +193,12 @@ class FakeOperator:
         name = request.path_params["name"]
         if request.method == "GET":
             return _json(self.apis[name])
+        look = f"GET {request.url.path}"
+        enough = self.requests.count(look) + self.looks_before_delete
+        deadline = time.monotonic() + 20
+        while self.requests.count(look) < enough:
+            assert time.monotonic() < deadline, "nobody looks"
+            await asyncio.sleep(0.01)
         del self.apis[name]
         return _json(Message(message=f"deleted {name}"))
 

@@ -26,6 +26,7 @@ class Fault:
         answer: status and code of an error that is answered instead.
         reset: the connection is reset instead of an answer.
         hang: nothing is answered.
+        break_error: an error is answered whose body breaks off.
         cut: the connection ends after so many bytes of the body.
         drip: the body comes byte by byte, one each so many seconds.
         flip: one bit of the body's last byte is changed.
@@ -37,6 +38,7 @@ class Fault:
     answer: tuple[int, str] | None = None
     reset: bool = False
     hang: bool = False
+    break_error: bool = False
     cut: int | None = None
     drip: float | None = None
     flip: bool = False
@@ -126,6 +128,9 @@ def _exchange(client: socket.socket, head: bytes, proxy: FaultProxy) -> bool:
     if fault.hang:
         proxy.closed.wait(_WAIT_SECONDS)
         return False
+    if fault.break_error:
+        client.sendall(b"HTTP/1.1 412 Fault\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n<?xml")
+        return False
     if fault.answer is not None:
         client.sendall(_error(*fault.answer, with_body=not head.startswith(b"HEAD")))
         return False
@@ -160,9 +165,24 @@ def _relay(
             continue
         break
     length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", answer)
-    if length is None or head.startswith(b"HEAD"):
+    if head.startswith(b"HEAD"):
         return False
+    if length is None:
+        return _relay_chunks(client, server, answer)
     return _relay_body(client, server, int(length[1]), fault, proxy)
+
+
+def _relay_chunks(client: socket.socket, server: socket.socket, answer: bytes) -> bool:
+    """A body of unknown length: up to the last chunk, or the connection's end."""
+    chunked = re.search(rb"(?i)\r\ntransfer-encoding: *chunked", answer) is not None
+    end = b""
+    while not (chunked and end.endswith(b"0\r\n\r\n")):
+        data = server.recv(65536)
+        if not data:
+            return False
+        client.sendall(data)
+        end = (end + data)[-5:]
+    return True
 
 
 def _relay_body(

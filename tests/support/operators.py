@@ -21,6 +21,15 @@ from support.fake_gateway import FakeGateway
 
 T = TypeVar("T")
 
+HANDLER = """\
+class Handler:
+    def __init__(self, config):
+        pass
+
+    def handle_post(self, payload):
+        return payload
+"""
+
 
 def run(scenario: Coroutine[Any, Any, T]) -> T:
     """Run a test that waits for things."""
@@ -61,9 +70,9 @@ class Files:
 
 
 def packed(code: str) -> tuple[bytes, str]:
-    """The archive of a project that is one handler.py, and its digest."""
+    """The archive of a project that is one handler.py, which differs by `code`, and its digest."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "handler.py").write_text(code)
+        (Path(folder) / "handler.py").write_text(f"{HANDLER}# {code!r}\n")
         into = io.BytesIO()
         digest = archive.pack(Files(Path(folder)), into)
     return into.getvalue(), digest

@@ -6,7 +6,7 @@ import io
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +49,7 @@ class StandInEnvironments:
         dependencies: Dependencies,
         report: Callable[[str], None],
         *,
+        release: str,
         env: Mapping[str, str] | None = None,
     ) -> Environment:
         self.prepared += 1
@@ -56,6 +57,9 @@ class StandInEnvironments:
 
     async def sweep(self) -> None:
         """Nothing is ever half made."""
+
+    async def remove_unused(self, *, in_use: Collection[str], kept: Collection[str]) -> None:
+        """Nothing was made."""
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,17 @@ def list_environments(session: Session) -> None:
 
 @command.command()
 @click.argument("name", required=False, shell_complete=complete_environment)
+@options.output
 @click.pass_obj
 def default(session: Session, name: str | None) -> None:
     """Make NAME the environment that commands use; without NAME, print which one that is."""
     if name is not None:
         session.environments.make_default(name)
-    session.console.result(session.environments.default)
+    chosen = session.environments.default
+    if session.console.output == "json":
+        session.console.result_json({"default": chosen})
+    else:
+        session.console.result(chosen)
 
 
 @command.command()

@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Print the log of API, of all its replicas, also of those that are gone.
 
-    Shows message and traceback, with the replica in front when there is more than one. With -o json, every
+    Shows time, message and traceback, with the replica in front when there is more than one. With -o json, every
     line is the JSON object as the replica wrote it.
 
     \b
@@ -40,6 +40,10 @@ def command(
     """
     from cortex import logs
 
-    query = logs.Query(tail=tail, since=logs.seconds_ago(since), replica=replica, follow=follow)
+    try:
+        moment = logs.seconds_ago(since)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    query = logs.Query(tail=tail, since=moment, replica=replica, follow=follow)
     with session.operator(session.environment(env)) as client:
         logs.show(client, api, query, console=session.console)

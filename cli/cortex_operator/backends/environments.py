@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import sys
@@ -27,7 +28,7 @@ import sysconfig
 import tempfile
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,14 @@ from cortex_operator.backends.protocol import PreparationFailed
 
 FORMAT = 1
 OUTPUT_LINES = 40
+UNUSED_AGE = 24 * 3600.0
+"""Seconds since it was last prepared after which an environment that nobody needs is removed."""
+BUILD_LOG = "build.log"
+"""In an environment's folder: what the commands printed that built it."""
 
 _COMPLETE = ".complete"
+_RELEASES = ".releases"
+"""A folder of empty files, one for each release that was prepared here."""
 _MARKER = "environment-"
 _POLL_SECONDS = 0.1
 _LINE_CHARACTERS = 2000
@@ -111,6 +118,7 @@ class Environments:
         dependencies: Dependencies,
         report: Report,
         *,
+        release: str = "",
         env: Mapping[str, str] | None = None,
     ) -> Environment:
         """The environment of an extracted project, built if it is not there. Any number of calls at once.
@@ -119,6 +127,7 @@ class Environments:
             project: the extracted project.
             dependencies: its files, relative to the project; those that are missing mean nothing.
             report: told in a few words what is going on.
+            release: id of the release it is for; kept with it, see `remove_unused`.
             env: `env` of the specification; `.env` overrides it.
 
         Raises:
@@ -129,8 +138,7 @@ class Environments:
             if recipe.digest is None:
                 return Environment(python=self._python, digest=None, environ=recipe.dotenv)
             folder = self._root / recipe.digest
-            if not _is_complete(folder):
-                await self._build_once(recipe, folder, report)
+            await self._have(recipe, folder, report, release)
         except CortexError as error:
             raise PreparationFailed(error.message) from error
         except (OSError, processes.SurvivedError) as error:
@@ -154,14 +162,35 @@ class Environments:
             await processes.sweep(self._home, marker)
         await asyncio.to_thread(self._remove_leftovers)
 
+    async def remove_unused(self, *, in_use: Collection[str], kept: Collection[str]) -> None:
+        """Remove environments that nobody needs and that were not prepared for `UNUSED_AGE` seconds.
+
+        Safe beside `prepare`: that holds an environment's lock until it has said that it is wanted.
+
+        Args:
+            in_use: digests of environments in which something runs.
+            kept: ids of releases, as given to `prepare`, whose environments stay.
+        """
+
+        def is_unused(folder: Path) -> bool:
+            wanted = any((folder / _RELEASES / release).exists() for release in kept)
+            return folder.name not in in_use and not wanted and _age(folder) > UNUSED_AGE
+
+        await asyncio.to_thread(self._remove_those, is_unused)
+
     def _remove_leftovers(self) -> None:
+        self._remove_those(lambda folder: not _is_complete(folder))
+
+    def _remove_those(self, unwanted: Callable[[Path], bool]) -> None:
+        """Remove folders with their locks, but for those that somebody is building or preparing now."""
         for folder in self._root.iterdir() if self._root.is_dir() else ():
-            if not folder.is_dir() or _is_complete(folder):
+            if not folder.is_dir() or not unwanted(folder):
                 continue
             descriptor = self._open_lock(folder.name)
             try:
-                if _locked(descriptor) and not _is_complete(folder):
-                    shutil.rmtree(folder)
+                if _locked(descriptor) and self._is_lock_of(descriptor, folder.name) and unwanted(folder):
+                    _remove(folder)
+                    self._lock_file(folder.name).unlink()
             finally:
                 os.close(descriptor)
 
@@ -211,17 +240,23 @@ class Environments:
     def _runtime(self) -> Sequence[Path]:
         return self._packages if self._packages is not None else runtime_packages()
 
-    async def _build_once(self, recipe: _Recipe, folder: Path, report: Report) -> None:
+    async def _have(self, recipe: _Recipe, folder: Path, report: Report, release: str) -> None:
+        """Build it unless it is there, and note that it is wanted."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with self._exclusive(folder.name, report) as lock:
-            if _is_complete(folder):
-                return
-            try:
-                await asyncio.to_thread(_remove, folder)
-                await self._build(recipe, folder, lock, report)
-            except BaseException:
-                await asyncio.shield(asyncio.to_thread(_remove, folder))
-                raise
+            await self._build_once(recipe, folder, lock, report)
+            _note_use(folder, release)
+
+    async def _build_once(self, recipe: _Recipe, folder: Path, lock: int, report: Report) -> None:
+        if _is_complete(folder):
+            return
+        try:
+            await asyncio.to_thread(_remove, folder)
+            await self._build(recipe, folder, lock, report)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(_remove, folder))
+            self._lock_file(folder.name).unlink(missing_ok=True)
+            raise
 
     @asynccontextmanager
     async def _exclusive(self, digest: str, report: Report) -> AsyncIterator[int]:
@@ -230,12 +265,15 @@ class Environments:
         try:
             if not _locked(descriptor):
                 report("waiting for another build of the same environment")
-            while not _locked(descriptor):
+            while not (_locked(descriptor) and self._is_lock_of(descriptor, digest)):
                 if time.monotonic() > end:
                     raise PreparationFailed(
                         f"another build of the same environment did not end within {self._deadline:g} s"
                     )
                 await asyncio.sleep(_POLL_SECONDS)
+                if not self._is_lock_of(descriptor, digest):  # it was removed with the environment
+                    os.close(descriptor)
+                    descriptor = self._open_lock(digest)
             yield descriptor
         finally:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where something the build started still has it
@@ -243,7 +281,17 @@ class Environments:
 
     def _open_lock(self, digest: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._root / f"{digest}.lock", flags, 0o600)
+        return os.open(self._lock_file(digest), flags, 0o600)
+
+    def _lock_file(self, digest: str) -> Path:
+        return self._root / f"{digest}.lock"
+
+    def _is_lock_of(self, descriptor: int, digest: str) -> bool:
+        """Whether it is still the file that everybody locks."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self._lock_file(digest).stat())
+        except FileNotFoundError:
+            return False
 
     async def _build(self, recipe: _Recipe, folder: Path, lock: int, report: Report) -> None:
         end = time.monotonic() + self._deadline
@@ -253,13 +301,18 @@ class Environments:
         marker = f"{_MARKER}{folder.name}"
         environ |= _activation(folder, environ)
         environ |= {processes.MARKER: marker, processes.HOME: str(self._home)}
-        try:
-            for step in _steps(recipe, folder, self._python, self._uv or Path(uv.find_uv_bin())):
-                report(step.name)
-                await _run(step, recipe.project, environ, lock=lock, end=end, report=report)
-        finally:
-            await asyncio.shield(processes.sweep(self._home, marker))
+        with tempfile.TemporaryFile() as output:  # not where it ends up: the first step makes that folder
+            try:
+                for step in _steps(recipe, folder, self._python, self._uv or Path(uv.find_uv_bin())):
+                    report(step.name)
+                    await _run(
+                        step, recipe.project, environ, output=output, lock=lock, end=end, report=report
+                    )
+            finally:
+                await asyncio.shield(processes.sweep(self._home, marker))
+            await asyncio.to_thread(_keep_output, output, folder / BUILD_LOG)
         await asyncio.to_thread(_finish, folder, self._runtime())
+        report(f"the environment is built; what that printed is in {folder / BUILD_LOG}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,11 +376,22 @@ def _steps(recipe: _Recipe, folder: Path, python: Path, uv_binary: Path) -> Iter
 
 
 async def _run(
-    step: _Step, folder: Path, environ: Mapping[str, str], *, lock: int, end: float, report: Report
+    step: _Step,
+    folder: Path,
+    environ: Mapping[str, str],
+    *,
+    output: BinaryIO,
+    lock: int,
+    end: float,
+    report: Report,
 ) -> None:
-    """Run a step in its own process group, which is ended when this returns or is cancelled."""
+    """Run a step in its own process group, which is ended when this returns or is cancelled.
+
+    Args:
+        output: what it prints is added there when it has succeeded.
+    """
     with tempfile.TemporaryFile() as file:
-        output = _Output(file)
+        printed = _Output(file)
         process = await asyncio.create_subprocess_exec(
             *step.argv,
             cwd=folder,
@@ -342,16 +406,21 @@ async def _run(
         try:
             while not ended.done() and time.monotonic() < end:
                 await asyncio.wait((ended,), timeout=_POLL_SECONDS)
-                for line in output.new_lines():
+                for line in printed.new_lines():
                     report(f"{step.name}: {line[:_REPORTED_CHARACTERS]}")
             in_time = ended.done()
         finally:
             _kill_group(process.pid)
             await asyncio.shield(ended)
         if not in_time:
-            raise PreparationFailed(f"{step.failure}: it took too long and was ended", output.last_lines())
+            raise PreparationFailed(f"{step.failure}: it took too long and was ended", printed.last_lines())
         if ended.result() != 0:
-            raise PreparationFailed(step.failure, output.last_lines())
+            raise PreparationFailed(step.failure, printed.last_lines())
+        for line in printed.new_lines()[-1:]:  # it may have ended between two looks
+            report(f"{step.name}: {line[:_REPORTED_CHARACTERS]}")
+        output.write(f"$ {shlex.join(step.argv)}\n".encode())
+        file.seek(0)
+        shutil.copyfileobj(file, output)
 
 
 class _Output:
@@ -373,6 +442,25 @@ class _Output:
         start = max(0, size - OUTPUT_LINES * _LINE_CHARACTERS)
         content = os.pread(self._file.fileno(), size - start, start).decode(errors="replace")
         return [line[:_LINE_CHARACTERS] for line in deque(content.splitlines(), OUTPUT_LINES)]
+
+
+def _keep_output(output: BinaryIO, file: Path) -> None:
+    output.seek(0)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as kept:
+        shutil.copyfileobj(output, kept)
+
+
+def _note_use(folder: Path, release: str) -> None:
+    os.utime(folder / _COMPLETE)
+    if release:
+        (folder / _RELEASES).mkdir(mode=0o700, exist_ok=True)
+        (folder / _RELEASES / release).touch(mode=0o600)
+
+
+def _age(folder: Path) -> float:
+    """Seconds since it was last prepared; one that is not complete is as old as itself."""
+    marker = folder / _COMPLETE
+    return time.time() - (marker if marker.exists() else folder).stat().st_mtime
 
 
 def _finish(folder: Path, packages: Sequence[Path]) -> None:

@@ -120,6 +120,7 @@ def write_release(folder: Path, release: Release) -> None:
     """Leave the release in a replica's folder, whole or not at all."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = folder / f"{RELEASE_FILE}.partial"
+    partial.touch(mode=0o600)
     partial.write_bytes(releases.encode(release))
     partial.replace(folder / RELEASE_FILE)
 

@@ -59,6 +59,7 @@ class EnvironmentSource(Protocol):
         dependencies: Dependencies,
         report: Callable[[str], None],
         *,
+        release: str,
         env: Mapping[str, str] | None = None,
     ) -> Environment:
         """The environment of an extracted project. Raises `PreparationFailed`."""
@@ -66,6 +67,15 @@ class EnvironmentSource(Protocol):
 
     async def sweep(self) -> None:
         """Remove what an operator that was killed left half made. Called once, before the first `prepare`."""
+        ...
+
+    async def remove_unused(self, *, in_use: Collection[str], kept: Collection[str]) -> None:
+        """Remove environments that no one of `kept` needs and that were not prepared lately.
+
+        Args:
+            in_use: digests of environments in which something runs.
+            kept: what was given as `release` to `prepare`.
+        """
         ...
 
 
@@ -182,6 +192,25 @@ class ProcessBackend:
     def logs(self, api: str, query: LogQuery) -> AsyncIterator[LogLine]:
         return log_reader.read(self._home.logs / api, query)
 
+    async def sweep(self, kept: Collection[str]) -> None:
+        """See `Backend.sweep`. What replicas that are adopted use is on their command lines."""
+        running = await asyncio.to_thread(processes.members, self._home.root)
+        roots = {self._home.environments, self._home.environments.resolve()}
+        used = {
+            Path(interpreter).relative_to(root).parts[0]
+            for process in running
+            for interpreter in process.argv[:1]
+            for root in roots
+            if root in Path(interpreter).parents
+        }
+        prepared = {
+            self._prepared[replica.release.id].environment.digest
+            for replica in self._replicas()
+            if replica.release.id in self._prepared
+        }
+        in_use = used | {digest for digest in prepared if digest is not None}
+        await self._environments.remove_unused(in_use=in_use, kept=kept)
+
     async def forget(self, api: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._home.logs / api, ignore_errors=True)
 
@@ -250,7 +279,9 @@ class ProcessBackend:
             raise PreparationFailed(f"the project could not be extracted: {error.message}") from error
         source = source_of(release.spec)
         assert source is not None, "a splitter has no replicas"
-        environment = await self._environments.prepare(project, source.dependencies, report, env=source.env)
+        environment = await self._environments.prepare(
+            project, source.dependencies, report, release=release.id, env=source.env
+        )
         return Prepared(project=project, environment=environment)
 
     async def _tidy(self, release: Release) -> None:

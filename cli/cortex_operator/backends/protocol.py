@@ -9,7 +9,7 @@ Every method may be called again after a crash at any point, and concurrently fo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -44,7 +44,8 @@ class Replica:
         host, port: where the gateway reaches it; kept over restarts, so that a connection attempt made while
             it restarts can simply be repeated. None while there is no address.
         restarts: how often it died; each time it is started again after a delay.
-        failure: why it last died, one line, or None. Kept while it is restarted, cleared when it is ready.
+        failure: why it last died, one line, or None. Kept while it is restarted, cleared when it is ready; one
+            that is ready says here for some minutes that a part of it was killed by the memory limit.
         handler_failed: its handler could not be loaded (`EXIT_HANDLER_FAILED`) and it has not been ready since;
             starting it again will hardly help, a deployment gives up at once.
     """
@@ -164,6 +165,14 @@ class Backend(Protocol):
 
     def logs(self, api: str, query: LogQuery) -> AsyncIterator[LogLine]:
         """The API's log lines, oldest first, of all its replicas, also of those that are gone."""
+        ...
+
+    async def sweep(self, kept: Collection[str]) -> None:
+        """Remove what was prepared for other releases, is used by nothing that runs, and was not lately.
+
+        Args:
+            kept: ids of the releases that are live or about to be.
+        """
         ...
 
     async def forget(self, api: str) -> None:

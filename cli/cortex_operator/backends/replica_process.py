@@ -34,6 +34,10 @@ from cortex_operator.processes import Process, SurvivedError
 
 STABLE_AFTER = 10.0
 """Seconds of being ready after which earlier deaths are forgotten."""
+LAST_WORDS = 2.0
+"""Seconds before a replica's death in which what it logged may be the reason; older errors are other matters."""
+KILLED_WORKER_SHOWN = 600.0
+"""Seconds for which a replica that is ready says that its memory limit cost it a worker."""
 READY_INTERVAL = 1.0
 """Seconds between two questions to a replica that is ready."""
 
@@ -93,6 +97,7 @@ class ReplicaProcess:
         self._started_at = 0.0
         self._ready_since: float | None = None
         self._kills_seen = 0
+        self._killed_worker: tuple[float, str] | None = None  # when, by the monotonic clock, and what to say
         self._shown = self.view()
         self._first_answer = asyncio.Event()
         self._life: asyncio.Task[None] | None = None
@@ -108,6 +113,7 @@ class ReplicaProcess:
         self._process = process
         self._started_at = process.started_at - 1  # the kernel counts full seconds since it booted
         self._group = MemoryGroup.of(process.pid)
+        self._kills_seen = self._kills()
         self._state = "initializing"
         self._begin(process)
 
@@ -237,19 +243,34 @@ class ReplicaProcess:
     def _become_ready(self) -> None:
         if self._ready_since is None:
             self._ready_since = self._around.clock.monotonic()
-        if self._state != "ready":
-            self._kills_seen = self._kills()
-        self._failure = None
+        self._note_killed_worker()
+        self._failure = self._recently_killed_worker()
         self._handler_failed = False
         self._become("ready")
 
     def _become_unready(self) -> None:
         """It answers that it is not ready, or nothing; perhaps a part of it was killed."""
-        if self._kills() > self._kills_seen:
-            self._failure = self._memory_failure()
+        if self._note_killed_worker():
+            self._failure = self._recently_killed_worker()
             self._become("killed_oom")
         elif self._state == "ready":
             self._become("initializing")
+
+    def _note_killed_worker(self) -> bool:
+        """Whether its memory limit killed a part of it since it was looked at last."""
+        kills = self._kills()
+        if kills <= self._kills_seen:
+            return False
+        self._kills_seen = kills
+        self._killed_worker = (self._around.clock.monotonic(), f"a worker was {self._memory_failure()}")
+        _log.warning("replica %s: %s", self.slot.replica, self._killed_worker[1])
+        return True
+
+    def _recently_killed_worker(self) -> str | None:
+        if self._killed_worker is None:
+            return None
+        at, what = self._killed_worker
+        return what if self._around.clock.monotonic() - at < KILLED_WORKER_SHOWN else None
 
     async def _give_up(self, process: Process) -> ReplicaState:
         await processes.terminate(process, grace=0)
@@ -261,12 +282,18 @@ class ReplicaProcess:
         if self._kills() > self._kills_seen:
             self._failure = self._memory_failure()
             return "killed_oom"
-        said = last_error(self._around.logs / self.release.name, self.slot.replica, self._started_at)
-        said = said or _last_line(self._folder / launch.OUTPUT_FILE)
+        said = self._last_words() if status is None or status >= 0 else None
         self._failure = f"{_how(status)}: {said}" if said else _how(status)
         self._handler_failed = status == EXIT_HANDLER_FAILED and self._ready_since is None
         _log.warning("replica %s %s", self.slot.replica, self._failure)
         return "failed"
+
+    def _last_words(self) -> str | None:
+        """What it logged or printed at its end."""
+        since = self._around.clock.now() - LAST_WORDS
+        log_since = max(self._started_at, since)
+        said = last_error(self._around.logs / self.release.name, self.slot.replica, log_since)
+        return said or _last_line(self._folder / launch.OUTPUT_FILE, since)
 
     def _ready_for(self) -> float | None:
         """Seconds since it first was ready in this life, None if it never was."""
@@ -369,10 +396,12 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _last_line(path: Path) -> str | None:
-    """The last line of what a process printed before its log was set up."""
+def _last_line(path: Path, since: float) -> str | None:
+    """The last line that a process printed past its log, if it printed anything since then."""
     try:
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mtime < since:
+                return None
             file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
             lines = file.read().decode(errors="replace").split("\n")
     except OSError:

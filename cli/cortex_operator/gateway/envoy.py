@@ -121,6 +121,8 @@ class EnvoyGateway:
         await processes.sweep(self._home.root, MARKER)
         self._process = None
         self._forget_configuration()
+        for name in (envoy_config.ADMIN_SOCKET, envoy_config.RELAYS_SOCKET):
+            (self._folder / name).unlink(missing_ok=True)
 
     async def apply(self, routes: Sequence[Route]) -> None:
         """See `Gateway.apply`. When it fails, the files say again what was served before."""

@@ -354,6 +354,7 @@ def _local_replies() -> Document:
             _reply(_status(404), "not_found", "no API has the endpoint '%PATH(NQ):200%'"),
             _reply(_status(408), "timeout", f"the request did not arrive within {BODY_TIMEOUT} s"),
             _reply(_status(413), "too_large", f"the body is larger than {MAX_BODY // 1024**2} MiB"),
+            _reply(_status(426), "unsupported", "HTTP/1.0 is not served; use HTTP/1.1"),
             _reply(
                 _status(431), "headers_too_large", f"more than {MAX_HEADERS} headers or {MAX_HEADERS_KIB} KiB"
             ),

@@ -305,9 +305,9 @@ def _wrong_with_repeated(files: dict[str, Entry], directory: _Directory) -> str 
 
 
 def _wrong_with_files(files: Collection[str], layout: Layout) -> str | None:
-    both = _folders(files).intersection(files)
-    if both:
-        return f"{quoted(min(both))} is a file and a directory"
+    both = _file_and_directory(files)
+    if both is not None:
+        return f"{quoted(both)} is a file and a directory"
     missing = [path for path in _REQUIRED[layout] if path not in files]
     if not missing:
         return None
@@ -315,13 +315,19 @@ def _wrong_with_files(files: Collection[str], layout: Layout) -> str | None:
     return f"{named(missing)} {'is' if len(missing) == 1 else 'are'} missing{unread}"
 
 
-def _folders(files: Iterable[str]) -> set[str]:
-    folders: set[str] = set()
-    inner = {path.rpartition("/")[0] for path in files}
-    while inner:
-        folders |= inner
-        inner = {folder.rpartition("/")[0] for folder in inner if folder} - folders
-    return folders
+def _file_and_directory(files: Collection[str]) -> str | None:
+    """A path that is a file, and a directory of another one."""
+    folders = _folders(files)
+    while folders:
+        both = [folder for folder in folders if folder in files]
+        if both:
+            return min(both)
+        folders = _folders(folders)
+    return None
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+    return {path[: path.rfind("/")] for path in paths if "/" in path}
 
 
 def _version(name: str, prefix: str, files: Mapping[str, Entry]) -> Version:

@@ -33,6 +33,11 @@ MOST_VALUES = 50_000
 
 _TOO_MANY = f"more than {MOST_VALUES} values, counting what aliases stand for"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_IN_QUOTES = ("while scanning a quoted scalar", "while scanning a double-quoted scalar")
+_STRAY = {
+    "did not find expected key": "a key is expected here; check indentation and quotes",
+    "did not find expected '-' indicator": "an entry ('- …') is expected here; check the indentation",
+}
 _LINE_BREAK = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 _UNPRINTABLE: re.Pattern[str] = yaml.reader.Reader.NON_PRINTABLE
 
@@ -366,6 +371,10 @@ def _refuse_unreadable(source: str, lines: tuple[str, ...], filename: str) -> No
 def _syntax_error(error: yaml.MarkedYAMLError, filename: str, lines: tuple[str, ...]) -> InvalidConfig:
     mark = error.problem_mark or error.context_mark
     reason = error.problem or error.context or "it cannot be parsed"
+    if error.context in _IN_QUOTES and reason.startswith("found unexpected") and error.context_mark:
+        mark, reason = error.context_mark, "this quote is not closed"
+    elif reason in _STRAY:
+        reason = _STRAY[reason]
     line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
     source = lines[line - 1] if line <= len(lines) else ""
     if "\t" in source[: column + 1] and ("cannot start any token" in reason or "tab character" in reason):

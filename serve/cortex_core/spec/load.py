@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cortex_core import shipped
 from cortex_core.spec import build, document, neighbours, rules, schema
 from cortex_core.spec.problems import MOST_FINDINGS, InvalidConfig
 from cortex_core.spec.rules import ProjectFiles
@@ -57,14 +58,18 @@ def load(
 
 def _reference(entries: Any) -> str:
     """Where the keys are explained (F-08)."""
-    kinds = (
-        [entry.get("kind") for entry in entries if isinstance(entry, dict)]
-        if isinstance(entries, list)
-        else []
-    )
-    known = [_REFERENCES[kind] for kind in kinds if isinstance(kind, str) and kind in _REFERENCES]
-    file = known[0] if known else _REFERENCES["RealtimeAPI"]
-    return f"every key of version {__version__}, with type, default and limits: configs/reference/{file}"
+    maps = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    known = [entry for entry in maps if entry.get("kind") in list(_REFERENCES)]
+    file = _REFERENCES[known[0]["kind"]] if known else _REFERENCES["RealtimeAPI"]
+    handler = known[0].get("handler") if known else None
+    if (
+        file == _REFERENCES["RealtimeAPI"]
+        and isinstance(handler, dict)
+        and handler.get("type") == "tensorflow"
+    ):
+        file = "realtime-tensorflow.yaml"
+    path = shipped.config_path(f"reference/{file}")
+    return f"every key of version {__version__}, with type, default and limits: {path}"
 
 
 _REFERENCES = {

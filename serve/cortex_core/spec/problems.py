@@ -151,7 +151,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > LONGEST_VALUE:
         return None
     lowered = {name.lower().replace("-", "_"): name for name in known}
-    matches = difflib.get_close_matches(word.lower().replace("-", "_"), lowered, n=1, cutoff=0.7)
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), lowered, n=1, cutoff=0.72)
     return lowered[matches[0]] if matches else None
 
 

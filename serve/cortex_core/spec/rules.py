@@ -6,11 +6,13 @@ that look at several APIs are in `neighbours`. The ids are those of docs/rules.m
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection, Iterator
 from heapq import nsmallest
 from typing import Protocol
 
-from cortex_core.spec import proto
+from cortex_core.spec import handler_file, proto, schema
+from cortex_core.spec.contracts import CONTRACTS, Contract
 from cortex_core.spec.endpoint import canonical
 from cortex_core.spec.problems import Finding, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
@@ -288,6 +290,46 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
             yield from _missing_file(api, path, project)
 
 
+def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
+    """H-01 to H-04: the file of a handler can be parsed, and has the class that is needed."""
+    for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
+        if not api.is_sound("kind", path) or not api.has(path):
+            continue
+        file = api.get(path)
+        if file not in project.files or not file.endswith(".py"):
+            continue
+        try:
+            source = project.read(file)
+        except OSError as error:
+            yield api.finding(path, f"cannot be read: {error.strerror or error}")
+            continue
+        contract = _contract(api) if class_name == "Handler" else CONTRACTS["TaskAPI", "python", None]
+        for problem in handler_file.problems(source, file, class_name=class_name, contract=contract):
+            yield api.finding(path, problem)
+
+
+def _contract(api: View) -> Contract | None:
+    values = api.values("handler.type", "handler.protobuf_path")
+    if values is None or api.kind is None:
+        return None
+    kind, protobuf = values
+    if api.kind != "RealtimeAPI":
+        return CONTRACTS.get((api.kind, kind, None))
+    return CONTRACTS.get((api.kind, kind, "grpc" if protobuf else "http"))
+
+
+def dependency_files(api: View, project: ProjectFiles) -> Iterator[Finding]:
+    """K-19: a file of dependencies that is not the default one is in the project."""
+    for section in ("handler.dependencies", "definition.dependencies"):
+        for key in ("pip", "conda", "shell"):
+            path = f"{section}.{key}"
+            if not api.is_sound(path) or not api.has(path):
+                continue
+            file = posixpath.normpath(api.get(path))
+            if file != schema.keys()[path].default and file not in project.files:
+                yield from _missing_file(api, path, project)
+
+
 def python_path(api: View, project: ProjectFiles) -> Iterator[Finding]:
     """K-13: `python_path` is a folder with at least one shipped file."""
     for path in ("handler.python_path", "definition.python_path"):
@@ -393,4 +435,4 @@ _RULES = (
     splitter_weights,
     splitter_targets,
 )
-_FILE_RULES = (source_file, python_path, grpc_service)
+_FILE_RULES = (source_file, handler_class, dependency_files, python_path, grpc_service)

@@ -7,7 +7,7 @@ the rule it stands beside; everything else is worded here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, TypeAlias
@@ -31,6 +31,8 @@ _NOUNS = {
     "number": "a number",
     "boolean": "true or false",
 }
+_FORMER = {"predictor": "handler"}
+"""Keys as earlier versions of Cortex named them."""
 _URGENCY = ("type", "not", "enum", "minLength", "pattern")
 """Of several errors about one value the first of these is told."""
 
@@ -193,21 +195,40 @@ def _entry_finding(error: Any, path: Path) -> Finding:
 
 def _unknown_keys(error: Any, path: Path) -> Iterator[Finding]:
     valid = error.schema["properties"]
-    usable = [name for name in valid if valid[name].get("not") != {}]
+    refused = _refused(error.schema, error.instance)
+    usable = [name for name in valid if name not in refused]
     for key in error.instance:
         if key in valid:
             continue
-        meant = closest(key, usable) or (None if _sections_with(key) else same_beginning(key, usable))
+        meant = _FORMER.get(key) if _FORMER.get(key) in usable else None
+        meant = (
+            meant or closest(key, usable) or (None if _sections_with(key) else same_beginning(key, usable))
+        )
         blocks = ((*path, key), (*path, meant)) if meant else ((*path, key),)
         yield Finding(
             path=(*path, key),
-            message=f"unknown key; {_advice(key, meant, valid)}",
+            message=f"unknown key; {_advice(key, meant, usable)}",
             at_key=True,
             blocks=blocks,
         )
 
 
-def _advice(key: str, meant: str | None, valid: Schema) -> str:
+def _refused(schema: Schema, instance: Any) -> set[str]:
+    """The keys that a map may not have, given what else is in it."""
+    branches = [
+        branch["then"]
+        for branch in schema.get("allOf", ())
+        if "then" in branch and _validator().evolve(schema=branch["if"]).is_valid(instance)
+    ]
+    return {
+        name
+        for branch in (schema, *branches)
+        for name, key in branch.get("properties", {}).items()
+        if key.get("not") == {}
+    }
+
+
+def _advice(key: str, meant: str | None, valid: Sequence[str]) -> str:
     if meant:
         return f"did you mean '{meant}'?"
     sections = _sections_with(key)

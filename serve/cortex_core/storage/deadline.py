@@ -39,6 +39,11 @@ class Deadline:
         self.seconds += seconds
         self._at += seconds
 
+    @property
+    def passed(self) -> bool:
+        """Whether a call that ends now was abandoned, so that nobody takes what it returns."""
+        return time.monotonic() >= self._at
+
     def remaining(self) -> float:
         """Seconds left. Raises `DeadlinePassed` when there are none."""
         seconds = self._at - time.monotonic()

@@ -103,7 +103,7 @@ class S3Storage:
         # the first key that begins with it; HeadObject would say neither that the bucket is missing nor why it refuses
         target = self._key(key)
         deadline = Deadline(self._limits.call_seconds)
-        page = _page(self._bucket, target, deadline, MaxKeys=1)
+        page = _page(self._bucket, target, deadline, keys=1)
         return any(item.key == target for item in page.items)
 
     def sweep(self) -> None:
@@ -165,7 +165,15 @@ def _pages(bucket: Bucket, start: str, deadline: Deadline) -> Iterator[Page]:
         yield page
 
 
-def _page(bucket: Bucket, start: str, deadline: Deadline, **parameters: object) -> Page:
-    list_objects = partial(bucket.client.list_objects_v2, Bucket=bucket.name, Prefix=start, **parameters)
+def _page(
+    bucket: Bucket, start: str, deadline: Deadline, *, keys: int | None = None, **following: str
+) -> Page:
+    list_objects = partial(
+        bucket.client.list_objects_v2,
+        Bucket=bucket.name,
+        Prefix=start,
+        MaxKeys=keys or bucket.limits.page_keys,
+        **following,
+    )
     page: Page = bucket.call("ListObjectsV2", start, deadline, list_objects)[PAGE]
     return page

@@ -34,6 +34,7 @@ class Limits:
         attempts: of boto3 for one call.
         call_seconds: one call with all its attempts; what moves an object has more, by its size.
         listing_seconds: all pages of a listing.
+        page_keys: asked for in one page of a listing; S3 gives 1000 at most.
         slowest: bytes a second at which an object may move.
         part_bytes: objects that are bigger move in parts of this size.
         parallel: parts of one object at once.
@@ -44,6 +45,7 @@ class Limits:
     attempts: int = 4
     call_seconds: float = 60
     listing_seconds: float = 600
+    page_keys: int = 1000
     slowest: int = 256 * 1024
     part_bytes: int = 16 * _MIB
     parallel: int = 8

@@ -105,14 +105,15 @@ class _Download:
         self._check(answer, size)
 
     def _get(self, **parameters: str) -> dict[str, Any]:
-        client, bucket = self._bucket.client, self._bucket
-        answer: dict[str, Any] = bucket.call(
-            "GetObject",
-            self._key,
-            self._deadline,
-            lambda: client.get_object(Bucket=bucket.name, Key=self._key, **parameters),
-        )
-        return answer
+        bucket = self._bucket
+
+        def get() -> dict[str, Any]:
+            answer: dict[str, Any] = bucket.client.get_object(Bucket=bucket.name, Key=self._key, **parameters)
+            if self._deadline.passed:
+                answer["Body"].close()
+            return answer
+
+        return bucket.call("GetObject", self._key, self._deadline, get)
 
     def _part(self, start: int, end: int, body: Any, *, whole: bool) -> None:
         try:
@@ -166,8 +167,15 @@ class _Download:
             size -= len(chunk)
 
     def _read(self, source: Any, size: int) -> bytes:
-        chunk: bytes = self._deadline.run(lambda: source.read(size))
-        return chunk
+        def read() -> bytes:
+            try:
+                chunk: bytes = source.read(size)
+                return chunk
+            finally:
+                if self._deadline.passed:
+                    source.close()
+
+        return self._deadline.run(read)
 
     def _write(self, start: int, chunk: bytes) -> None:
         with self._writing:
@@ -192,7 +200,7 @@ def _closed(source: Any) -> Iterator[None]:
     try:
         yield
     except DeadlinePassed:
-        raise  # an abandoned thread still reads it, and closing would wait for that
+        raise  # it may still be read by the abandoned thread, which then closes it; closing here would wait
     except BaseException:
         source.close()
         raise
@@ -214,4 +222,4 @@ def _md5(file: BinaryIO) -> str:
 
 def _pause(failures: int) -> None:
     """Before the next attempt; at random, so that many readers do not come back at once."""
-    time.sleep(random.uniform(0.5, 1) * _PAUSE_SECONDS * 2**failures)  # noqa: S311  not a secret
+    time.sleep(random.uniform(0.5, 1) * _PAUSE_SECONDS * 2 ** (failures - 1))  # noqa: S311  not a secret

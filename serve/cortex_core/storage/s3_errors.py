@@ -7,13 +7,14 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from cortex_core.errors import Changed, CortexError, NotFound, StorageRefused, StorageUnavailable
 from cortex_core.names import printable
 from cortex_core.storage.deadline import DeadlinePassed
 
-FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, DeadlinePassed)
-"""What boto3 and a deadline raise."""
+FAILURES = (boto.BotoCoreError, boto.ClientError, ResponseParserError, HTTPError, DeadlinePassed)
+"""What boto3 and a deadline raise; urllib3's errors come through boto3 when the body of an error breaks off."""
 
 _THROTTLED = {
     "429", "BandwidthLimitExceeded", "EC2ThrottledException", "RequestLimitExceeded", "RequestThrottled", "SlowDown",
@@ -48,9 +49,11 @@ def translated(error: Exception, *, operation: str, bucket: str, key: str, secon
         return StorageUnavailable(f"{place}: not done within {seconds:.0f} seconds")
     if isinstance(error, ResponseParserError):
         return StorageUnavailable(f"{place}: the answer is cut off or is not S3's")
+    if isinstance(error, HTTPError):
+        return StorageUnavailable(f"{place}: the connection to the storage broke")
     if isinstance(error, (boto.CredentialRetrievalError, boto.MetadataRetrievalError)):
         return StorageUnavailable(f"{place}: the credentials could not be fetched ({type(error).__name__})")
-    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError)):
+    if isinstance(error, (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError)):
         return StorageUnavailable(f"{place}: {_of_connection(error)}")
     if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError)):
         return StorageRefused(f"{place}: there are no credentials, or not all", hint=_CREDENTIALS_HINT)

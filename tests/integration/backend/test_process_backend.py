@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from cortex_operator import processes
 from cortex_operator.backends.memory_groups import MemoryGroup, MemoryGroups
 from cortex_operator.backends.process import ProcessBackend
 from cortex_operator.backends.protocol import LogQuery, PreparationFailed, Replica, Workload
+from cortex_operator.backends.replica_process import LAST_WORDS
 from cortex_operator.processes import Process
 
 DEADLINE = 20.0
@@ -84,6 +86,12 @@ class Bench:
         """Ask for something that ends the replica before it answers."""
         with pytest.raises(httpx.HTTPError):
             await self.ask(replica, path)
+
+    def log_error(self, replica: Replica, message: str, *, ago: float) -> None:
+        """Replace the replica's log by an error, as if it had logged nothing since."""
+        at = datetime.fromtimestamp(time.time() - ago, timezone.utc).isoformat(timespec="milliseconds")
+        record = {"asctime": at.replace("+00:00", "Z"), "levelname": "ERROR", "message": message}
+        (self.home.logs / replica.api / f"{replica.id}.jsonl").write_text(json.dumps(record) + "\n")
 
     def living(self) -> list[Process]:
         return processes.members(self.home.root)
@@ -165,6 +173,32 @@ def test_a_crash_loop_backs_off_and_tells_the_last_error(play: Play) -> None:
         )
         assert time.monotonic() - began >= 0.1 + 0.2 + 0.4
         assert bench.living() == []
+
+    play(act)
+
+
+def test_an_old_error_is_not_blamed_for_a_death(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        (replica,) = await bench.run_ready()
+        bench.log_error(replica, "ValueError: of an old request", ago=LAST_WORDS + 1)
+        await bench.tell(replica, "/exit/7")
+
+        (down,) = await bench.until(lambda all_: all_[0].failure is not None)
+
+        assert down.failure == "exited with code 7"
+
+    play(act)
+
+
+def test_of_a_signal_nothing_but_the_signal_is_said(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        (replica,) = await bench.run_ready()
+        bench.log_error(replica, "ValueError: of a request just now", ago=0)
+        kill(replica)
+
+        (down,) = await bench.until(lambda all_: all_[0].failure is not None)
+
+        assert down.failure == "killed by signal 9 (SIGKILL)"
 
     play(act)
 
@@ -460,6 +494,24 @@ def test_a_replica_beyond_its_memory_is_killed_by_the_kernel_and_says_so(play: P
 
         await bench.backend.remove("iris-a")
         assert not group.path.exists()
+
+    play(act)
+
+
+def test_a_replica_that_lost_a_worker_to_its_memory_limit_says_so_while_it_serves(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        if not limits_memory(bench):
+            return
+        (replica,) = await bench.run_ready(mem="128Mi")
+        await bench.ask(replica, "/allocate/400")
+
+        (told,) = await bench.until(lambda all_: all_[0].failure is not None and all_[0].state == "ready")
+
+        assert (told.restarts, told.pid) == (0, replica.pid)
+        assert told.failure is not None
+        assert told.failure.startswith(
+            "a worker was killed by the kernel: out of memory (limit 128 MiB, peak 1"
+        )
 
     play(act)
 

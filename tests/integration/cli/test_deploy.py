@@ -80,13 +80,22 @@ def test_failure_shows_the_log_and_what_serves(
     assert done.stderr.endswith(
         "hello: failed\n"
         "error: hello: replica hello-0 ended with exit code 1\n"
-        "the end of the failing replica's log:\n"
+        "the end of its log:\n"
         "  the handler cannot be loaded\n"
         "  Traceback:\n"
         '    File "handler.py", line 1\n'
         "  NameError: nope\n"
         "the release before goes on serving: 1111111111111111\n"
     )
+
+
+def test_a_conflict_is_refused_at_once(cortex: Installation, operator: FakeOperator, project: Path) -> None:
+    operator.deployed(HELLO.format(1))
+    operator.conflict = "hello (RealtimeAPI) is already updating"
+    done = cortex.run("deploy", cwd=project, expect=4)
+    assert (done.stdout, done.stderr) == ("", "error: hello (RealtimeAPI) is already updating\n")
+    assert not any("deployments" in each for each in operator.requests)
+    cortex.run("deploy", "--dry-run", cwd=project, expect=4)
 
 
 def test_json(cortex: Installation, operator: FakeOperator, project: Path) -> None:

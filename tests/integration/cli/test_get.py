@@ -44,7 +44,7 @@ def test_list(cortex: Installation, operator: FakeOperator) -> None:
     done = cortex.run("get")
     assert done.stdout == (
         "env     realtime api   status   up-to-date   requested   last update   avg request   2XX\n"
-        "local   hello          live     1            1           4d2h          12.3457 ms    7\n"
+        "local   hello          live     1            1           4d2h          ~12 ms        7\n"
         "\n"
         "env     traffic splitter   apis                     last update\n"
         "local   split              hello:100 b:5 (shadow)   4d2h\n"
@@ -64,7 +64,7 @@ def test_columns_that_matter_only_when_something_is_wrong(
         "realtime api", "status", "up-to-date", "stale", "requested", "failed", "last update", "avg request",
         "2XX", "4XX", "5XX",
     ]  # fmt: skip
-    assert row.split() == ["hello", "error", "0", "1", "2", "1", "4d2h", "2", "s", "1", "2", "3"]
+    assert row.split() == ["hello", "error", "0", "1", "2", "1", "4d2h", "~2.0", "s", "1", "2", "3"]
     assert "\nlast failure: exit code 1\n" in cortex.run("get", "hello").stdout
 
 
@@ -195,8 +195,25 @@ def test_logs_of_several_replicas_say_whose_line_it_is(cortex: Installation, ope
 def test_logs_when_there_is_nothing_to_show(cortex: Installation, operator: FakeOperator) -> None:
     operator.deployed(HELLO)
     assert cortex.run("logs", "hello").stderr == "nothing was logged by hello\n"
-    assert "'1x' is not a duration" in cortex.run("logs", "hello", "--since", "1x", expect=1).stderr
+    assert "'1x' is not a duration" in cortex.run("logs", "hello", "--since", "1x", expect=2).stderr
     cortex.run("logs", "nope", expect=3)
+    done = cortex.run("logs", "hello", "--replica", "zz", expect=3)
+    assert done.stderr == "error: hello has no replica 'zz', and no log of one\nhint: there is: hello-0\n"
+
+
+def test_logs_of_a_replica_that_is_gone(cortex: Installation, operator: FakeOperator) -> None:
+    operator.deployed(HELLO)
+    operator.logs["hello"] = [record("gone", message="a", asctime="2026-03-01T14:05:09.123Z")]
+    shown = cortex.run("logs", "hello", "--replica", "gone").stdout
+    assert re.fullmatch(r"\d\d:\d5:09\.123 a\n", shown)
+
+
+def test_delete_says_what_it_waits_for(cortex: Installation, operator: FakeOperator) -> None:
+    busy = ReplicaStatus(id="hello-0", release_id="r", state="terminating", in_flight=2)
+    operator.deployed(HELLO, replicas=(busy,))
+    operator.looks_before_delete = 1
+    done = cortex.run("delete", "hello")
+    assert done.stderr == "deleting hello\ndeleting hello, waiting for 2 requests in flight\n"
 
 
 def test_delete(cortex: Installation, operator: FakeOperator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from cortex_core.spec.types import Dependencies
-from cortex_operator.backends.environments import Environment, Environments, runtime_packages
+from cortex_operator.backends.environments import UNUSED_AGE, Environment, Environments, runtime_packages
 from cortex_operator.backends.protocol import PreparationFailed
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class Place:
         environ: dict[str, str] | None = None,
         uv_binary: Path | None = None,
         deadline: float = DEADLINE,
+        release: str = "",
     ) -> Environment:
         environments = Environments(
             self.root,
@@ -65,7 +67,7 @@ class Place:
             deadline=deadline,
         )
         return await environments.prepare(
-            self.project, dependencies or Dependencies(), self.reports.append, env=env
+            self.project, dependencies or Dependencies(), self.reports.append, release=release, env=env
         )
 
     def built(self) -> list[str]:
@@ -408,6 +410,51 @@ def test_leftovers_are_swept_and_environments_are_kept(place: Place) -> None:
     run(Environments(place.root, environ=os.environ).sweep())
     assert place.built() == [environment.digest]
     run(Environments(place.folder / "nowhere", environ=os.environ).sweep())
+
+
+def test_unused_environments_are_removed_with_their_locks(place: Place) -> None:
+    place.write(dependencies_sh="true\n")
+    environment = run(place.prepare(release="live"))
+    folder = environment.python.parent.parent
+    environments = Environments(place.root, environ=os.environ)
+
+    def built_after(*, in_use: Collection[str] = (), kept: Collection[str] = ()) -> list[str]:
+        run(environments.remove_unused(in_use=in_use, kept=kept))
+        return place.built()
+
+    assert built_after() == [environment.digest]  # prepared just now
+    long_ago = time.time() - UNUSED_AGE - 60
+    os.utime(folder / ".complete", (long_ago, long_ago))
+    assert built_after(in_use=[folder.name]) == [environment.digest]
+    assert built_after(kept=["live"]) == [environment.digest]
+    run(place.prepare(release="other"))
+    assert built_after() == [environment.digest]  # wanted again
+    os.utime(folder / ".complete", (long_ago, long_ago))
+    assert built_after(kept=["a third"]) == []
+    assert list(place.root.iterdir()) == []
+    assert run(place.prepare()) == environment
+
+
+def test_an_environment_is_not_removed_while_somebody_prepares_it(place: Place) -> None:
+    place.write(dependencies_sh="true\n")
+    environment = run(place.prepare())
+    folder = environment.python.parent.parent
+    long_ago = time.time() - UNUSED_AGE - 60
+    os.utime(folder / ".complete", (long_ago, long_ago))
+    with (place.root / f"{folder.name}.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run(Environments(place.root, environ=os.environ).remove_unused(in_use=[], kept=[]))
+    assert place.built() == [environment.digest]
+
+
+def test_what_was_printed_while_building_is_kept(place: Place) -> None:
+    place.write(dependencies_sh="echo fetched the weights\necho and more >&2\n")
+    environment = run(place.prepare())
+    log = environment.python.parent.parent / "build.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    assert "./dependencies.sh\nfetched the weights\nand more\n" in log.read_text()
+    assert "running dependencies.sh: and more" in place.reports
+    assert str(log) in place.reports[-1]
 
 
 def test_an_environment_whose_interpreter_is_gone_is_built_again(place: Place) -> None:

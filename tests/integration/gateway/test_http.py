@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support.installation import wait_for
@@ -322,3 +323,14 @@ def test_slow_headers_are_cut(site: Any, double: ReplicaDouble) -> None:
         assert received.startswith(b"HTTP/1.1 408 ") or received == b""
         assert number in range(15, 30), "10 s, in steps of half a second"
     assert double.seen() == 0
+
+
+def test_http_1_0_is_refused_with_what_to_use_instead(site: Any, double: ReplicaDouble) -> None:
+    url = urlsplit(site.url)
+    with socket.create_connection((url.hostname, url.port), timeout=5) as connection:
+        connection.sendall(b"GET /iris HTTP/1.0\r\nhost: x\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b" 426 " in head.splitlines()[0]
+    document = json.loads(body)
+    assert (document["code"], document["message"]) == ("unsupported", "HTTP/1.0 is not served; use HTTP/1.1")

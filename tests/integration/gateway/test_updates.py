@@ -124,7 +124,9 @@ def test_restart_on_the_same_port_loses_only_what_was_in_flight(
             double.start()
             wait_for(lambda b=before: running.so_far().answers > b.answers + 100, within=10, what="back")
             lost = running.so_far().failures[len(before.failures) :]
-            assert len(lost) <= connections
+            # A killed process takes some milliseconds to close its sockets. Who lost a request to it and sends the
+            # next one at once may meet it once more, and then that one was in flight on it, too.
+            assert len(lost) <= 2 * connections
             assert all("502" in failure for failure in lost), lost
 
 

@@ -171,7 +171,8 @@ def test_from_upload_to_delete(running: Running) -> None:
     assert (refreshed.status_code, refreshed.json()["action"]) == (200, "updating")
     running.live(config(value="2"))
     history = running.client.get("/v1/apis/iris/history").json()
-    assert [each["current"] for each in history] == [True, False]
+    assert [each["current"] for each in history] == [True, False, False]
+    assert [each["reason"] for each in history] == ["deploy", "refresh", "deploy"]
     back = running.client.post("/v1/apis/iris/rollback", json={})
     assert back.json()["release_id"] == api.release_id
 
@@ -254,6 +255,15 @@ def test_an_update_in_progress_is_a_conflict(running: Running) -> None:
     running.deploy(config(), "slow")
     answer = running.client.post("/v1/apis/iris/rollback", json={})
     assert (answer.status_code, problem(answer).code) == (409, "conflict")
+
+
+def test_a_kind_or_an_endpoint_that_cannot_be_had_now_is_a_conflict(running: Running) -> None:
+    running.live()
+    text = config("other", endpoint="/iris")
+    project = running.upload("first")
+    answer = running.client.post("/v1/deploy", json={"config": text, "project_digest": project})
+    assert (answer.status_code, problem(answer).code) == (409, "conflict")
+    assert len(problem(answer).problems) == 1
 
 
 def test_what_nobody_foresaw_is_an_internal_error(running: Running, caplog: pytest.LogCaptureFixture) -> None:

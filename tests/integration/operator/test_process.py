@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 import pytest
 from support.installation import free_ports, wait_for
 
 from cortex_core.home import Home
+from cortex_core.operator_api import Problem
 
 STARTED_WITHIN = 20.0
 
@@ -51,6 +53,23 @@ class Process:
         except (OSError, httpx.HTTPError):
             return None
         return answer if answer.status_code == 200 else None
+
+    def until_answered(self, path: str, *, method: str = "GET") -> httpx.Response:
+        """The first answer, whatever it says."""
+        answers: list[httpx.Response] = []
+
+        def answered() -> bool:
+            try:
+                token = self.home.token_file.read_text()
+                url = self.home.operator_url + path
+                headers = {"authorization": f"Bearer {token}"}
+                answers.append(httpx.request(method, url, headers=headers, timeout=STARTED_WITHIN))
+            except (OSError, httpx.ConnectError):
+                return False
+            return True
+
+        wait_for(answered, within=STARTED_WITHIN, what="the operator answers")
+        return answers[0]
 
     def left(self) -> list[psutil.Process]:
         """Processes of the home besides the operator."""
@@ -122,6 +141,17 @@ def test_shutting_down_leaves_nothing(operator: Process) -> None:
     code, output = ended(process)
     assert (code, "Traceback" in output) == (0, False), output
     assert operator.left() == []
+    assert [each.name for each in operator.home.gateway.rglob("*") if each.is_socket()] == []
+
+
+def test_what_its_starter_made_is_made_private(operator: Process) -> None:
+    operator.home.create()
+    (operator.home.operator / "operator.log").touch(0o644)
+    operator.start_and_wait()
+    files = [each for each in operator.home.operator.iterdir() if each.is_file()]
+    assert {each.name: oct(each.stat().st_mode & 0o777) for each in files} == {
+        each.name: "0o600" for each in files
+    }
 
 
 def test_a_port_in_use_is_said_to_be(operator: Process) -> None:
@@ -148,7 +178,26 @@ def test_a_gateway_that_cannot_start_is_said_to_be(operator: Process) -> None:
 def test_a_damaged_database_is_said_to_be(operator: Process) -> None:
     operator.home.create()
     (operator.home.operator / "state.db").write_bytes(os.urandom(8192))
-    code, output = ended(operator.start())
+    process = operator.start()
+    answer = operator.until_answered("/v1/apis")
+    problem = msgspec.json.decode(answer.content, type=Problem)
+    assert (answer.status_code, problem.code) == (503, "unavailable")
+    assert "state.db is damaged" in problem.message
+    code, output = ended(process)
     assert code == 1
     assert "state.db is damaged" in output
     assert "Traceback" not in output
+
+
+def test_with_a_damaged_database_everything_can_still_be_ended(operator: Process) -> None:
+    first = operator.start_and_wait()
+    first.send_signal(signal.SIGTERM)
+    ended(first)
+    assert operator.left() != []
+    (operator.home.operator / "state.db").write_bytes(os.urandom(8192))
+    second = operator.start()
+    answer = operator.until_answered("/v1/shutdown?replicas=true", method="POST")
+    assert answer.status_code == 200
+    _, output = ended(second)
+    assert "Traceback" not in output
+    assert operator.left() == []

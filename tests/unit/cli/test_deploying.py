@@ -127,9 +127,20 @@ def test_timeout() -> None:
     assert "the deployment goes on" in outcome.error
 
 
-def test_superseded_is_a_failure() -> None:
-    (outcome,), _ = follow(Operator({"d-hello": [deployment("superseded", 1)]}), Outcome(result=result()))
-    assert outcome.error == "a newer deployment has taken over"
+@pytest.mark.parametrize(
+    ("why", "shown"),
+    [("the API was deleted", "the API was deleted"), (None, "a newer deployment has taken over")],
+)
+def test_superseded_is_a_failure(why: str | None, shown: str) -> None:
+    operator = Operator({"d-hello": [deployment("superseded", 1, error=why)]})
+    (outcome,), _ = follow(operator, Outcome(result=result()))
+    assert outcome.error == shown
+
+
+def test_a_refused_api_is_not_waited_for() -> None:
+    refused = Outcome(result=result(error="hello is already updating", code="conflict"))
+    assert follow(Operator({}), refused) == ([refused], [])
+    assert deployment_report.failure_lines(refused, None) == ["error: hello is already updating"]
 
 
 def test_plan_says_what_changes() -> None:
@@ -149,6 +160,18 @@ def test_next_commands_name_the_environment() -> None:
     lines = deployment_report.next_commands([Outcome(result=result())], suffix=" --env prod")
     assert lines[1] == "  cortex get hello --env prod            its status, replicas and history"
     assert deployment_report.next_commands([Outcome(result=result(error="no"))], suffix="") == []
+
+
+def test_plan_does_not_show_digests() -> None:
+    change = Change(path="project", before="0" * 64, after="1" * 64)
+    lines = deployment_report.plan_lines([result(action="updating", changes=(change,))])
+    assert lines[1:] == ["  project: its files changed"]
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdin", "/proc/self/fd/0", "/dev/fd/63"])
+def test_an_api_file_from_a_stream(path: str) -> None:
+    with pytest.raises(CortexError, match=f"^{path}: an API file cannot be read from a stream"):
+        deploying.find(Path(path))
 
 
 def test_find(tmp_path: Path) -> None:
@@ -174,7 +197,7 @@ class Answers:
 @pytest.fixture
 def large_project(tmp_path: Path) -> Path:
     (tmp_path / "cortex.yaml").write_text(HELLO)
-    (tmp_path / "handler.py").write_text("class Handler: ...")
+    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self): ...\n")
     (tmp_path / "big.bin").write_bytes(b"\0" * (11 * 1024 * 1024))
     return tmp_path
 
@@ -190,7 +213,7 @@ def test_a_large_file_is_asked_about_and_can_be_left_out(large_project: Path) ->
 
 def test_many_files_can_be_refused(tmp_path: Path) -> None:
     (tmp_path / "cortex.yaml").write_text(HELLO)
-    (tmp_path / "handler.py").write_text("class Handler: ...")
+    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self): ...\n")
     for number in range(1000):
         (tmp_path / f"{number}.txt").touch()
     answers = Answers(False)

@@ -58,9 +58,9 @@ def test_refusals(environments: Environments) -> None:
         environments.delete("x")
     with pytest.raises(NotFound):
         environments.make_default("x")
-    with pytest.raises(CortexError, match="built in"):
+    with pytest.raises(Conflict, match="built in"):
         environments.delete("local")
-    with pytest.raises(CortexError, match="built in"):
+    with pytest.raises(Conflict, match="built in"):
         environments.rename("local", "x")
     with pytest.raises(Conflict, match="built in"):
         environments.configure(Environment(name="local", operator_endpoint="https://y"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cortex import handler_source
+from cortex_core.errors import CortexError
 
 SCRIPT = '''\
 """Trains, then deploys."""
@@ -50,14 +51,13 @@ def test_only_what_the_class_uses() -> None:
     source = handler_source.needed(SCRIPT, "Model")
     for part in (
         "import math",
-        "from collections import Counter",
         "LIMIT = 3",
         "def clipped",
         "def scaled",
         "@marked",
     ):
         assert part in source
-    for part in ("UNUSED", "unused", "deploy", "__main__", "Trains"):
+    for part in ("UNUSED", "unused", "deploy", "__main__", "Trains", "Counter"):
         assert part not in source
 
 
@@ -67,6 +67,52 @@ def test_shipped_source_has_the_name_that_is_asked_for() -> None:
     exec(source, names)  # it is the text above
     handler = names["Handler"]
     assert handler().handle_post(7) == 3  # type: ignore[operator]
+
+
+def shipped(script: str) -> tuple[str, dict[str, object]]:
+    """What is shipped of a script with `Model`, and the names it defines where it is loaded."""
+    source = handler_source.needed(script, "Model")
+    names: dict[str, object] = {"__name__": "handler"}
+    exec(source, names)  # it is the text below
+    return source, names
+
+
+def test_imports_that_the_class_does_not_use_stay() -> None:
+    source, _ = shipped(
+        "from __future__ import annotations\nimport no_such_module, math; import no_other.one as two\n"
+        "import os.path\nfrom json import dumps, loads as read\n"
+        "class Model:\n    def f(self, x):\n        return os.path.join(read(x), str(math.pi))\n"
+    )
+    assert source.startswith(
+        "from __future__ import annotations\n\nimport math\n\nimport os.path\n\nfrom json import loads as read\n\n"
+    )
+    assert "no_" not in source
+
+
+def test_definitions_below_try_and_if_are_shipped() -> None:
+    source, names = shipped(
+        "try:\n    import no_such_module as js\nexcept ImportError:\n    import json as js\n"
+        "if True:\n    M = 5\nfor N in range(3):\n    pass\nwhile False:\n    unused = 1\n"
+        "SETTINGS = {}\nSETTINGS['a'] = 1\nM += 1\n"
+        "class Model:\n    def f(self):\n        return js.dumps([M, N, SETTINGS])\n"
+    )
+    assert names["Model"]().f() == '[6, 2, {"a": 1}]'  # type: ignore[operator]
+    assert "unused" not in source
+
+
+def test_a_local_variable_is_not_the_scripts_variable_of_that_name() -> None:
+    source, _ = shipped(
+        "class Model:\n    def f(self):\n        result = 1\n        return result\nresult = deploy(Model)\n"
+    )
+    assert "deploy" not in source
+
+
+def test_what_only_the_script_has_is_refused() -> None:
+    script = (
+        "class Model:\n    def f(self):\n        return LIMIT\nif __name__ == '__main__':\n    LIMIT = 3\n"
+    )
+    with pytest.raises(CortexError, match="the class Model uses LIMIT, which is defined below `if __name__"):
+        shipped(script)
 
 
 class Local:

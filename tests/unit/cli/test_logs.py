@@ -5,7 +5,6 @@ import json
 import pytest
 
 from cortex.logs import readable, seconds_ago
-from cortex_core.errors import CortexError
 from cortex_core.operator_api import LogRecord
 
 
@@ -23,7 +22,7 @@ def test_no_duration() -> None:
 
 @pytest.mark.parametrize("text", ["", "10", "m", "10 m", "-1m", "10mm", "1x"])
 def test_what_is_not_a_duration(text: str) -> None:
-    with pytest.raises(CortexError, match="is not a duration"):
+    with pytest.raises(ValueError, match="is not a duration"):
         seconds_ago(text)
 
 
@@ -36,6 +35,7 @@ def test_what_is_not_a_duration(text: str) -> None:
         (json.dumps({"other": 1}), 'r | {"other": 1}'),
         ("[1]", "r | [1]"),
         ("plain", "r | plain"),
+        (json.dumps({"message": "a", "asctime": "yesterday"}), "r | yesterday a"),
     ],
 )
 def test_message_and_traceback(line: str, shown: str) -> None:

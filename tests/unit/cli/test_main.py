@@ -107,11 +107,61 @@ def test_defect_is_reported_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" in report
 
 
+@pytest.mark.parametrize("words", [("-o", "json"), ("-ojson",), ("--output=json",), ("--output", "json")])
+def test_wrong_usage_as_json(streams: Streams, words: tuple[str, ...]) -> None:
+    assert streams.run("get", "--wach", *words) == 2
+    error = json.loads(streams.stdout.getvalue())["error"]
+    assert error["message"] == "No such option '--wach'. Did you mean '--watch'?"
+    assert error["exit_code"] == 2
+
+
+def test_wrong_duration_is_wrong_usage(streams: Streams) -> None:
+    assert streams.run("logs", "hello", "--since", "5x") == 2
+    assert streams.stderr.getvalue().startswith("error: --since: '5x' is not a duration; write it like 30s")
+
+
+@pytest.mark.parametrize("words", [("get",), ("local", "status"), ("local", "up"), ("deploy", "FILE")])
+def test_a_home_that_cannot_be_used_is_no_defect(tmp_path: Path, words: tuple[str, ...]) -> None:
+    streams = Streams(tmp_path)
+    (tmp_path / "home").touch()
+    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self):\n        return 1\n")
+    (tmp_path / "cortex.yaml").write_text(
+        "- {name: a, kind: RealtimeAPI, handler: {type: python, path: handler.py}}\n"
+    )
+    assert streams.run(*(word.replace("FILE", str(tmp_path)) for word in words)) == 1
+    *_, first, second = streams.stderr.getvalue().splitlines()
+    assert first.startswith(f"error: {tmp_path / 'home'}")
+    assert second == "hint: choose another folder with CORTEX_HOME"
+
+
+def test_environments_that_cannot_be_changed(tmp_path: Path) -> None:
+    streams = Streams(tmp_path)
+    (tmp_path / "config").touch()
+    assert streams.run("env", "default", "local") == 1
+    assert "cli.yaml cannot be read: Not a directory" in streams.stderr.getvalue()
+    assert "CORTEX_CLI_CONFIG_DIR" in streams.stderr.getvalue()
+
+
+@pytest.mark.parametrize("words", [("rename", "local", "x"), ("delete", "local"), ("configure", "local")])
+def test_the_built_in_environment_is_a_conflict(streams: Streams, words: tuple[str, ...]) -> None:
+    assert streams.run("env", *words) == 4
+
+
+def test_default_environment_as_json(streams: Streams) -> None:
+    assert streams.run("env", "default", "-o", "json") == 0
+    assert json.loads(streams.stdout.getvalue()) == {"default": "local"}
+
+
+def test_init_says_a_command_that_can_be_typed(streams: Streams, tmp_path: Path) -> None:
+    assert streams.run("init", str(tmp_path / "my app")) == 0
+    assert f"cortex deploy '{tmp_path}/my app/cortex.yaml'" in streams.stderr.getvalue()
+
+
 def test_a_port_that_is_none(tmp_path: Path) -> None:
     streams = Streams(tmp_path)
     session = Session(environ={"CORTEX_OPERATOR_PORT": "x"}, console=streams.session.console)
     assert run(["local", "status"], session) == 1
-    assert "must be port numbers" in streams.stderr.getvalue()
+    assert "CORTEX_OPERATOR_PORT must be 1 to 65535, not 'x'" in streams.stderr.getvalue()
 
 
 def every_command() -> list[tuple[str, click.Command]]:

@@ -16,6 +16,22 @@ def test_every_template_is_valid(tmp_path: Path, name: str) -> None:
     assert api.name
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my_iris", "my-iris"),
+        ("Héllo Wörld", "hello"),
+        ("b-side", "hello"),
+        ("x" * 42, "x" * 42),
+        ("x" * 43, "hello"),
+    ],
+)
+def test_the_api_is_named_after_the_folder(tmp_path: Path, folder: str, name: str) -> None:
+    written = templates.write(tmp_path / folder, "python")
+    (api,) = deploying.read(written[0]).apis
+    assert api.name == name
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "handler.py").write_text("mine")
     with pytest.raises(Conflict, match=r"handler\.py exists already; nothing was written"):

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cortex.times import age, latency
+from cortex.times import age, duration, latency, local_time, time_of_day
+from cortex_core.spec.units import parse_duration
 
 
 @pytest.mark.parametrize(
@@ -18,8 +19,18 @@ def test_age(seconds: float, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("milliseconds", "expected"),
-    [(None, "-"), (0, "0 ms"), (12.3456789, "12.3457 ms"), (999.9, "999.9 ms"), (1000, "1 s"),
-     (61_234.5678, "61.2346 s")],
+    [(None, "-"), (0, "<1 ms"), (0.9, "<1 ms"), (12.3456789, "~12 ms"), (999.4, "~999 ms"), (999.9, "~1.0 s"),
+     (61_234.5678, "~61.2 s")],
 )  # fmt: skip
 def test_latency(milliseconds: float | None, expected: str) -> None:
     assert latency(milliseconds) == expected
+
+
+@pytest.mark.parametrize("text", ["0s", "1m", "1h", "1m30s", "200ms", "1s500ms", "2us", "7ns", "5h10m"])
+def test_duration_is_what_the_file_means(text: str) -> None:
+    assert duration(parse_duration(text)) == text
+
+
+def test_time_of_day() -> None:
+    assert time_of_day("2026-03-01T14:05:09.123Z") == f"{local_time(1772373909)[11:]}.123"
+    assert time_of_day("yesterday") == "yesterday"

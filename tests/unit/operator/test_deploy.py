@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from support.operators import World, config, packed, run, scaled
 from cortex_core.errors import Conflict, NotFound
 from cortex_core.operator_api import DeployRequest
 from cortex_core.spec.problems import InvalidConfig
-from cortex_operator.backends.protocol import PreparationFailed
+from cortex_operator.backends.protocol import PreparationFailed, Replica
+from cortex_operator.deployments import progress
+from cortex_operator.specs import ConflictingConfig
 
 
 @pytest.fixture
@@ -285,6 +288,7 @@ def test_a_second_deploy_has_to_wait_or_to_take_over(world: World) -> None:
         assert other.action == "already updating"
         assert other.error is not None
         assert "--force" in other.error
+        assert (other.code, other.deployment_id) == ("conflict", None)
 
         forced = await world.begin(config(), "third", force=True)
         assert (await world.finished(forced)).state == "live"
@@ -375,8 +379,16 @@ def test_endpoints_of_other_apis_are_taken(world: World) -> None:
     async def scenario() -> None:
         await world.start()
         await world.deploy(config())
-        with pytest.raises(InvalidConfig, match="iris"):
+        with pytest.raises(ConflictingConfig, match="iris"):
             await world.begin(config("other", endpoint="/iris/"))
+        await world.deploy(config("other"))
+        with pytest.raises(ConflictingConfig, match="cannot change the kind"):
+            await world.begin(
+                "- name: iris\n  kind: TrafficSplitter\n  apis:\n  - {name: other, weight: 100}\n"
+            )
+        with pytest.raises(InvalidConfig, match="bogus") as mixed:
+            await world.begin(config("other", endpoint="/iris/", more="  bogus: 1\n"))
+        assert not isinstance(mixed.value, ConflictingConfig)
 
     run(scenario())
 
@@ -498,7 +510,13 @@ def test_rollback_goes_back_to_what_was_live_before(world: World) -> None:
         assert (await world.operator.rollback("iris", releases[0])).action == "up to date"
         history = world.operator.history("iris")
         assert [each.release_id for each in history if each.current] == [releases[0]]
-        assert [each.reason for each in history] == ["rollback", "rollback", "deploy", "deploy"]
+        assert [each.reason for each in history] == ["rollback", "rollback", *["deploy"] * 4]
+        assert [each.state for each in history] == ["live", "live", "failed", "live", "live", "live"]
+        assert [each.release_id for each in history][2:] == [history[2].release_id, *reversed(releases)]
+        assert [each.current for each in history] == [True, *[False] * 5]
+        times = [each.deployed_at for each in history]
+        assert times == sorted(times, reverse=True)
+        assert len((await world.status()).api_versions) == 4
         with pytest.raises(NotFound, match="no release f00"):
             await world.operator.rollback("iris", "f00")
 
@@ -608,5 +626,74 @@ def test_history_and_projects_are_bounded(world: World) -> None:
         await world.begin(config(), "code 24")
         kept = {each.name for each in (world.home.bucket / "projects").iterdir()}
         assert kept == {f"{digest(f'code {number}')}.tar.gz" for number in range(5, 25)}
+
+    run(scenario())
+
+
+def test_a_handler_that_cannot_be_loaded_is_not_said_to_be_started_again() -> None:
+    failed = Replica(
+        id="iris-a-0",
+        api="iris",
+        workload="iris-a",
+        release_id="r",
+        state="failed",
+        failure="exited with code 3",
+        restarts=1,
+    )
+    assert "died and is started again" in progress([failed], 0, 1)
+    told = progress([replace(failed, handler_failed=True)], 0, 1)
+    assert told == "0 of 1 replicas ready; iris-a-0 cannot load its handler: exited with code 3"
+
+
+def test_why_a_replica_failed_is_an_event_once(world: World) -> None:
+    async def scenario() -> None:
+        await world.start()
+        await world.deploy(config())
+        (replica,) = world.backend.of("iris")
+        world.backend.set(replica.id, failure="a worker was killed: out of memory")
+        await world.clock.advance(60)
+        world.backend.set(replica.id, failure=None)
+        await world.clock.advance(60)
+        told = [each.message for each in world.operator.events() if each.level == "warning"]
+        assert told == [f"replica {replica.id}: a worker was killed: out of memory"]
+        assert (await world.status()).status.message is None
+        world.backend.set(replica.id, failure="a worker was killed: out of memory")
+        status = (await world.status()).status
+        assert (status.status_code, status.message) == (
+            "status_live",
+            f"{replica.id}: a worker was killed: out of memory",
+        )
+
+    run(scenario())
+
+
+def test_what_is_live_or_about_to_be_is_kept_prepared(world: World) -> None:
+    async def scenario() -> None:
+        await world.start()
+        live = await world.deploy(config())
+        world.backend.behaviour[digest("slow")] = "slow"
+        upcoming = await world.begin(config(), "slow")
+        await world.clock.settle()
+        await world.begin(config("other"))
+        await world.clock.settle()
+        assert {live.release_id, upcoming.release_id} <= world.backend.kept
+        await world.operator.delete("iris")
+        await world.clock.settle()
+        assert not {live.release_id, upcoming.release_id} & world.backend.kept
+        assert len(world.backend.kept) == 1
+
+    run(scenario())
+
+
+def test_projects_of_deleted_apis_are_removed_with_the_next_deletion(world: World) -> None:
+    async def scenario() -> None:
+        await world.start()
+        await world.deploy(config())
+        await world.deploy(config("other"), "second")
+        await world.clock.advance(3700)
+        await world.operator.delete("iris")
+        assert {each.name.strip(".").partition(".")[0] for each in world.home.projects.iterdir()} == {
+            digest("second")
+        }
 
     run(scenario())

@@ -63,6 +63,8 @@ def test_plan(
     assert planned.replaces_replicas == replaces
     assert [each.path for each in planned.changes] == changes
     assert (planned.error is not None) == refused
+    assert planned.code == ("conflict" if refused else None)
+    assert planned.deployment_id == ("d" if action == "already updating" and not refused else None)
 
 
 def test_a_refused_api_fails_with_the_notices_and_the_others_go_on() -> None:
@@ -72,6 +74,7 @@ def test_a_refused_api_fails_with_the_notices_and_the_others_go_on() -> None:
         [refused, Requested(release=other, notices=("compute.gpu: no effect",))], {}, force=False
     )
     assert first.action == "failed"
+    assert first.code == "invalid_config"
     assert first.error == "iris (RealtimeAPI): compute.inf: there is no such hardware; kind: not here"
     assert (second.action, second.notices) == ("creating", ("compute.gpu: no effect",))
 
@@ -88,3 +91,9 @@ def test_a_refused_api_fails_with_the_notices_and_the_others_go_on() -> None:
 )
 def test_replicas(section: str, current: int | None, replicas: int) -> None:
     assert replicas_for(release(config(more=section)), current) == replicas
+
+
+def test_a_change_of_the_project_is_shown_by_digests_short_enough_to_read() -> None:
+    (planned,) = plan([Requested(release=THREE)], {"iris": Deployed(live=ONE)}, force=False)
+    (change,) = planned.changes
+    assert (change.path, change.before, change.after) == ("project", "a" * 12, "b" * 12)

@@ -80,6 +80,20 @@ FILE = [
         "F-03 colon", "- name: a: b\n", ["1:10: invalid YAML: mapping values are not allowed in this context"]
     ),
     Row("F-03 tab", "- name: iris\n\tkind: x\n", ["2:1: invalid YAML: a tab cannot indent; use spaces"]),
+    Row(
+        "F-03 quote", "- name: 'iris\n  kind: RealtimeAPI\n", ["1:9: invalid YAML: this quote is not closed"]
+    ),
+    Row("F-03 double quote", '- name: "iris\n', ["1:9: invalid YAML: this quote is not closed"]),
+    Row(
+        "F-03 indentation",
+        "- name: iris\n  compute:\n    cpu: 1\n   mem: 1Gi\n",
+        ["4:4: invalid YAML: a key is expected here; check indentation and quotes"],
+    ),
+    Row(
+        "F-03 entry",
+        "- name: iris\n kind: RealtimeAPI\n",
+        ["2:2: invalid YAML: an entry ('- …') is expected here; check the indentation"],
+    ),
     Row("F-03 alias", "- *iris\n", ["1:3: invalid YAML: the alias '*iris' has no anchor before it"]),
     Row("F-03 cycle", "- &a [*a]\n", ["1:7: invalid YAML: the alias '*a' is inside what it stands for"]),
     Row(
@@ -222,6 +236,22 @@ FILE = [
         "F-04 no idea",
         realtime(rest="  networking: {tls: true}\n"),
         ["4:16: iris.networking.tls: unknown key; valid here: endpoint"],
+    ),
+    Row(
+        "F-04 former name",
+        realtime().replace("handler:", "predictor:"),
+        [
+            "1:3: iris: missing key 'handler' (required for kind RealtimeAPI)",
+            "3:3: iris.predictor: unknown key; did you mean 'handler'?",
+        ],
+    ),
+    Row(
+        "F-04 only what this kind has",
+        realtime(rest="  monitoring: {}\n"),
+        [
+            "4:3: iris.monitoring: unknown key; valid here: name, kind, handler, networking, compute, "
+            "autoscaling, update_strategy"
+        ],
     ),
     Row(
         "F-04 deep",
@@ -530,6 +560,11 @@ SECTIONS = [
         "K-18 names",
         realtime(", env: {'A=B': x}"),
         ["3:51: iris.handler.env.A=B: this cannot be the name of an environment variable"],
+    ),
+    Row(
+        "K-18 names with spaces",
+        realtime(", env: {'A B': x}"),
+        ["3:51: iris.handler.env.A B: this cannot be the name of an environment variable"],
     ),
     Row(
         "K-18 zero byte",
@@ -984,6 +1019,9 @@ class Project:
 PROTO = "syntax = 'proto3'; package my_iris; service Iris { rpc Predict (A) returns (B); }"
 GRPC = ", protobuf_path: iris.proto"
 
+HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
+TAKES = "It may take: self, payload, query_params, headers"
+VERBS = "'handle_post', 'handle_get', 'handle_put', 'handle_patch', 'handle_delete'"
 FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("K-11 missing", realtime(), {"handlr.py": ""},
      ["3:33: iris.handler.path: the file 'handler.py' does not exist or was excluded from the project; "
@@ -991,28 +1029,60 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("K-11 other folder", realtime().replace("handler.py", "src/handler.py"), {"sources__handler.py": "", "x.py": ""},
      ["3:33: iris.handler.path: the file 'src/handler.py' does not exist or was excluded from the project; "
       "did you mean 'sources/handler.py'?"]),
-    ("K-11 with ./", realtime().replace("handler.py", "./handler.py"), {"handler.py": ""},
+    ("K-11 with ./", realtime().replace("handler.py", "./handler.py"), {"handler.py": HANDLER},
      ["3:33: iris.handler.path: the file './handler.py' does not exist or was excluded from the project; "
       "did you mean 'handler.py'?"]),
     ("K-11 definition", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n", {},
      ["3:22: t.definition.path: the file 'task.py' does not exist or was excluded from the project"]),
-    ("K-13", realtime(", python_path: ./src"), {"handler.py": "", "source__a.py": ""},
+    ("K-19 missing", realtime(", dependencies: {pip: reqs.txt, shell: ./setup.sh, conda: conda-packages.txt}"),
+     {"handler.py": HANDLER, "requirements.txt": "", "setup.sh": ""},
+     ["3:65: iris.handler.dependencies.pip: the file 'reqs.txt' does not exist or was excluded from the project"]),
+    ("H-01", realtime(), {"handler.py": "import os\nclass Handler\n"},
+     ["3:33: iris.handler.path: handler.py:2: expected ':': class Handler"]),
+    ("H-01 bracket", realtime(), {"handler.py": "x = (1,\n"},
+     ["3:33: iris.handler.path: handler.py:1: '(' was never closed: x = (1,"]),
+    ("H-01 unreadable", realtime(), {"handler.py": "unreadable"},
+     ["3:33: iris.handler.path: cannot be read: Permission denied"]),
+    ("H-02", realtime(), {"handler.py": "class Model: ...\n"},
+     ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'; it defines 'Model'"]),
+    ("H-02 empty", realtime(), {"handler.py": ""},
+     ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'"]),
+    ("H-02 typo", realtime(), {"handler.py": "class Handlr: ...\n"},
+     ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'; did you mean 'Handler' by 'Handlr'?"]),
+    ("H-02 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n", {"task.py": "def Tsk(): ...\n"},
+     ["3:22: t.definition.path: task.py: there is no class named 'Task'"]),
+    ("H-03", realtime(), {"handler.py": "class Handler: ...\n"},
+     [f"3:33: iris.handler.path: handler.py:1: Handler: at least one of {VERBS} must be defined"]),
+    ("H-03 typo", realtime(), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
+     [f"3:33: iris.handler.path: handler.py:1: Handler: at least one of {VERBS} must be defined; "
+      "did you mean 'handle_post' by 'handle_pots'?"]),
+    ("H-04", realtime(), {"handler.py": HANDLER.replace("payload):", "paylod):")},
+     ["3:33: iris.handler.path: handler.py:2: Handler.handle_post: the argument 'paylod' is not supported; "
+      f"did you mean 'payload'? {TAKES}; it is defined as `handle_post(self, paylod)`"]),
+    ("H-04 constructor", realtime(), {"handler.py": HANDLER + "    def __init__(self, config, *, db=None): ...\n"},
+     ["3:33: iris.handler.path: handler.py:4: Handler.__init__: the argument 'db' is not supported. It may take: self, "
+      "config, model_client, metrics_client; it is defined as `__init__(self, config, *, db=None)`"]),
+    ("H-04 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n",
+     {"task.py": "class Task:\n    def __call__(self, cfg): ...\n"},
+     ["3:22: t.definition.path: task.py:2: Task.__call__: the argument 'cfg' is not supported; did you "
+      "mean 'config'? It may take: self, config; it is defined as `__call__(self, cfg)`"]),
+    ("K-13", realtime(", python_path: ./src"), {"handler.py": HANDLER, "source__a.py": ""},
      ["3:58: iris.handler.python_path: the folder './src' does not exist or was excluded from the project"]),
-    ("K-12 missing", realtime(GRPC), {"handler.py": ""},
+    ("K-12 missing", realtime(GRPC), {"handler.py": HANDLER},
      ["3:60: iris.handler.protobuf_path: the file 'iris.proto' does not exist or was excluded from the project"]),
-    ("K-12 unreadable", realtime(GRPC), {"handler.py": "", "iris.proto": "unreadable"},
+    ("K-12 unreadable", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "unreadable"},
      ["3:60: iris.handler.protobuf_path: cannot be read: Permission denied"]),
-    ("S-14 none", realtime(GRPC), {"handler.py": "", "iris.proto": "package iris; /* service A {} */"},
+    ("S-14 none", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; /* service A {} */"},
      ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 0"]),
-    ("S-14 two", realtime(GRPC), {"handler.py": "", "iris.proto": "package iris; service A {} service B {}"},
+    ("S-14 two", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; service A {} service B {}"},
      ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 2: A, B"]),
     ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
-     {"handler.py": "", "iris.proto": "service A {}"},
+     {"handler.py": HANDLER, "iris.proto": "service A {}"},
      ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
-    ("S-16 other", realtime(GRPC), {"handler.py": "", "iris.proto": PROTO},
+    ("S-16 other", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": PROTO},
      ["3:60: iris.handler.protobuf_path: the file's package must be 'iris' (the API's name), got 'my_iris'"]),
     ("S-17", realtime(GRPC, "  networking: {endpoint: /iris}\n").replace("name: iris", "name: my-iris"),
-     {"handler.py": "", "iris.proto": PROTO},
+     {"handler.py": HANDLER, "iris.proto": PROTO},
      ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
       "got '/iris'"]),
 ]  # fmt: skip
@@ -1027,7 +1097,7 @@ def test_message_about_a_project(text: str, files: dict[str, str], expected: lis
 
 def test_grpc_endpoint_comes_from_the_proto() -> None:
     text = realtime(GRPC).replace("name: iris", "name: my-iris")
-    [api] = load(text, project=Project(**{"handler.py": "", "iris.proto": PROTO}))
+    [api] = load(text, project=Project(**{"handler.py": HANDLER, "iris.proto": PROTO}))
     assert api.networking.endpoint == "/my_iris.Iris"
 
 

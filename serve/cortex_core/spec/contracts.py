@@ -1,0 +1,124 @@
+"""What the runtime expects of a user's class: its methods and the arguments they may declare.
+
+`CONTRACTS` is the whole table. The runtime holds the class itself against it (`cortex_serve.signatures`), and
+reading an API file holds the source against it (`handler_file`), in the same words.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method of the user's class.
+
+    Attributes:
+        takes: names it must declare.
+        may_take: names it may declare.
+        required: whether the class must define it.
+    """
+
+    name: str
+    takes: tuple[str, ...] = ()
+    may_take: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the runtime expects of a class.
+
+    Attributes:
+        constructor: `__init__`.
+        methods: those with fixed names.
+        one_of: methods of which at least one must be defined.
+        rpc: names a method of a gRPC service may declare; None where there is no gRPC.
+    """
+
+    constructor: Method
+    methods: tuple[Method, ...] = ()
+    one_of: tuple[Method, ...] = ()
+    rpc: tuple[str, ...] | None = None
+
+
+VERBS = ("post", "get", "put", "patch", "delete")
+
+
+def _constructor(*takes: str, may_take: tuple[str, ...] = ("metrics_client",)) -> Method:
+    return Method(name="__init__", takes=takes, may_take=may_take, required=bool(takes))
+
+
+_REQUEST = ("payload", "query_params", "headers")
+_HTTP = tuple(Method(name=f"handle_{verb}", may_take=_REQUEST) for verb in VERBS)
+_RPC = ("payload", "context")
+_ASYNC = (Method(name="handle_async", may_take=("payload", "request_id")),)
+_BATCH = (
+    Method(name="handle_batch", may_take=("payload", "batch_id")),
+    Method(name="on_job_complete", required=False),
+)
+_MODELS = ("model_client", "metrics_client")
+_JOB = ("job_spec", "metrics_client")
+
+CONTRACTS: dict[tuple[str, str, Literal["http", "grpc", None]], Contract] = {
+    ("RealtimeAPI", "python", "http"): Contract(
+        constructor=_constructor("config", may_take=_MODELS), one_of=_HTTP
+    ),
+    ("RealtimeAPI", "python", "grpc"): Contract(
+        constructor=_constructor("config", "proto_module_pb2", may_take=_MODELS), rpc=_RPC
+    ),
+    ("RealtimeAPI", "tensorflow", "http"): Contract(
+        constructor=_constructor("config", "tensorflow_client"), one_of=_HTTP
+    ),
+    ("RealtimeAPI", "tensorflow", "grpc"): Contract(
+        constructor=_constructor("config", "proto_module_pb2", "tensorflow_client"), rpc=_RPC
+    ),
+    ("AsyncAPI", "python", None): Contract(constructor=_constructor("config"), methods=_ASYNC),
+    ("AsyncAPI", "tensorflow", None): Contract(
+        constructor=_constructor("config", "tensorflow_client"), methods=_ASYNC
+    ),
+    ("BatchAPI", "python", None): Contract(constructor=_constructor("config", may_take=_JOB), methods=_BATCH),
+    ("BatchAPI", "tensorflow", None): Contract(
+        constructor=_constructor("config", "tensorflow_client", may_take=_JOB), methods=_BATCH
+    ),
+    ("TaskAPI", "python", None): Contract(
+        constructor=_constructor(), methods=(Method(name="__call__", takes=("config",)),)
+    ),
+}
+
+
+def unsupported(where: str, name: str, method: Method, signature: str) -> str:
+    """What is said of an argument that a method may not declare.
+
+    Args:
+        where: the method, e.g. "Handler.handle_post".
+        name: the argument.
+        signature: what the method declares, e.g. "(self, paylod)".
+    """
+    accepted = (*method.takes, *method.may_take)
+    words = sorted(name.split("_"))
+    close = [each for each in accepted if sorted(each.split("_")) == words]
+    close = close or difflib.get_close_matches(name, accepted, n=1, cutoff=0.65)
+    suggestion = f"; did you mean {close[0]!r}?" if close else "."
+    takes = ", ".join(("self", *accepted))
+    return (
+        f"{where}: the argument {name!r} is not supported{suggestion} It may take: {takes}; "
+        f"it is defined as `{method.name}{signature}`"
+    )
+
+
+def none_of(where: str, methods: tuple[Method, ...], own: Collection[str]) -> str:
+    """What is said of a class that defines none of the methods of which it needs one.
+
+    Args:
+        where: the class.
+        own: names of the methods it does define.
+    """
+    names = ", ".join(repr(method.name) for method in methods)
+    typed = difflib.get_close_matches("handle_post", own, n=1)
+    return f"{where}: at least one of {names} must be defined" + (
+        f"; did you mean 'handle_post' by {typed[0]!r}?" if typed else ""
+    )

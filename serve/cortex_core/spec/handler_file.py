@@ -1,0 +1,155 @@
+"""H-01 to H-04: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
+
+The source is parsed, never run. What a statement only does when it runs (a base class, a decorator, an import)
+is not guessed at, so a handler that works is never refused; the runtime looks at the class itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from cortex_core.spec.contracts import VERBS, Contract, Method, none_of, unsupported
+from cortex_core.spec.problems import closest
+
+LARGEST_FILE = 1024 * 1024
+MOST_REMEMBERED = 16
+
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+_DYNAMIC = frozenset({"__getattr__", "exec", "globals", "locals", "modules", "setattr", "vars"})
+"""Names by which a module can get a class that no statement of it defines."""
+
+
+def problems(source: bytes, file: str, *, class_name: str, contract: Contract | None) -> tuple[str, ...]:
+    """What is wrong in a handler's file.
+
+    Args:
+        source: its content; from a megabyte on it is not looked at.
+        file: its name, for messages.
+        class_name: the class it must have.
+        contract: what the class must look like; None leaves that out.
+
+    Returns:
+        One sentence for each problem.
+    """
+    if len(source) > LARGEST_FILE:
+        return ()
+    return _problems(source, file, class_name, contract)
+
+
+@lru_cache(MOST_REMEMBERED)  # the APIs of a file often share one handler
+def _problems(source: bytes, file: str, class_name: str, contract: Contract | None) -> tuple[str, ...]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the user's code; they see them when it runs
+            module = ast.parse(source, filename=file)
+        return tuple(_class_problems(module, file, class_name, contract))
+    except SyntaxError as error:
+        where = f"{file}:{error.lineno}" if error.lineno else file
+        line = (error.text or "").strip()
+        return (f"{where}: {error.msg}" + (f": {line[:100]}" if line.isprintable() and line else ""),)
+    except ValueError as error:  # a zero byte
+        return (f"{file}: {error}",)
+    except (RecursionError, MemoryError):
+        return ()  # nested too deep for the parser; importing it says more
+
+
+def _class_problems(
+    module: ast.Module, file: str, class_name: str, contract: Contract | None
+) -> Iterator[str]:
+    bound = [name for node in _executed(module.body) for name in _bound(node)]
+    if class_name not in bound:
+        if "*" not in bound and not (_DYNAMIC | {class_name}) & _words(module):
+            own = [node.name for node in _executed(module.body) if isinstance(node, ast.ClassDef)]
+            meant = closest(class_name, own)
+            found = f"; it defines {', '.join(map(repr, own))}" if own else ""
+            advice = f"; did you mean {class_name!r} by {meant!r}?" if meant else found
+            yield f"{file}: there is no class named {class_name!r}{advice}"
+        return
+    definition = next(
+        (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name), None
+    )
+    is_plain = definition is not None and not (
+        definition.bases or definition.keywords or definition.decorator_list
+    )
+    if definition is None or not is_plain or bound.count(class_name) > 1 or contract is None:
+        return
+    methods = _methods(definition)
+    if contract.one_of and not _may_have_verb(module):
+        own_methods = [name for name in methods if not name.startswith("_")]
+        yield f"{file}:{definition.lineno}: {none_of(class_name, contract.one_of, own_methods)}"
+    for method in (contract.constructor, *contract.methods, *contract.one_of):
+        if method.name in methods:
+            yield from _argument_problems(methods[method.name], method, file, class_name)
+
+
+def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The methods that are what is written: defined once, without decorators, directly in the class."""
+    names = [name for node in _executed(definition.body) for name in _bound(node)]
+    return {
+        node.name: node
+        for node in definition.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and not node.decorator_list
+        and names.count(node.name) == 1
+    }
+
+
+def _argument_problems(
+    function: ast.FunctionDef | ast.AsyncFunctionDef, method: Method, file: str, class_name: str
+) -> Iterator[str]:
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    if not positional or positional[0].arg != "self":
+        return  # the runtime says what is wrong about it, if anything is
+    accepted = (*method.takes, *method.may_take)
+    for argument in (*positional[1:], *arguments.kwonlyargs):
+        if argument.arg not in accepted:
+            where = f"{file}:{argument.lineno}: {class_name}.{method.name}"
+            yield unsupported(where, argument.arg, method, f"({ast.unparse(arguments)})")
+
+
+def _may_have_verb(module: ast.Module) -> bool:
+    """Whether the name of such a method stands anywhere, or may be put together."""
+    verbs = {f"handle_{verb}" for verb in VERBS}
+    return bool((verbs | _DYNAMIC) & _words(module)) or any(
+        isinstance(node, ast.Constant) and isinstance(node.value, str) and "handle_" in node.value
+        for node in ast.walk(module)
+    )
+
+
+def _words(module: ast.Module) -> set[str]:
+    """All names that stand in a module."""
+    words = set[str]()
+    for node in ast.walk(module):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.FunctionDef(name=name):
+                words.add(name)
+            case ast.AsyncFunctionDef(name=name) | ast.alias(name=name):
+                words.add(name)
+            case ast.Global(names=names):
+                words.update(names)
+    return words
+
+
+def _executed(statements: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """What runs when these do: all that is in them, but not the bodies of functions and classes."""
+    pending = list(statements)
+    while pending:
+        node = pending.pop()
+        yield node
+        if not isinstance(node, _SCOPES):
+            pending += ast.iter_child_nodes(node)
+
+
+def _bound(node: ast.AST) -> Iterator[str]:
+    """Names that a statement, or a part of one, gives a value; `*` for those of another module."""
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.alias(name=name, asname=asname):
+            yield asname or name.partition(".")[0]
+        case ast.Name(id=name, ctx=ast.Store()):
+            yield name

@@ -1,0 +1,76 @@
+"""Handlers that work are never refused for what their source looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+from cortex_core.spec.contracts import CONTRACTS
+from cortex_core.spec.handler_file import LARGEST_FILE, problems
+
+HTTP = CONTRACTS["RealtimeAPI", "python", "http"]
+GRPC = CONTRACTS["RealtimeAPI", "python", "grpc"]
+
+WORKING = {
+    "imported": "from model import Handler\n",
+    "imported under that name": "import model as Handler\n",
+    "imported with everything": "from model import *\n",
+    "imported if possible": "try:\n    from a import Handler\nexcept ImportError:\n    from b import Handler\n",
+    "in a branch": "if True:\n    class Handler:\n        def handle_post(self, anything): ...\n",
+    "assigned": "class Model: ...\nHandler = Model\n",
+    "unpacked": "Handler, other = classes()\n",
+    "annotated": "Handler: type = make()\n",
+    "by a walrus": "if (Handler := make()) is None: ...\n",
+    "global in a function": "def define():\n    global Handler\n    Handler = make()\ndefine()\n",
+    "by globals": "globals()['Han' + 'dler'] = make()\n",
+    "by the module's __getattr__": "def __getattr__(name): ...\n",
+    "inherited": "class Base: ...\nclass Handler(Base): ...\n",
+    "metaclass": "class Handler(metaclass=Meta): ...\n",
+    "decorated class": "@serves\nclass Handler: ...\n",
+    "defined again": "class Handler: ...\nHandler = wrap(Handler)\n",
+    "method by assignment": "class Handler:\n    def f(self, x): ...\n    handle_post = f\n",
+    "method given later": "class Handler: ...\nHandler.handle_post = answer\n",
+    "method by name": "class Handler: ...\nsetattr(Handler, 'handle_' + 'post', answer)\n",
+    "method in a branch": "class Handler:\n    if True:\n        def handle_get(self): ...\n",
+    "decorated method": "class Handler:\n    @parsed\n    def handle_post(self, anything): ...\n",
+    "method defined twice": "class Handler:\n    def handle_get(self, x): ...\n    def handle_get(self): ...\n",
+    "variadic": "class Handler:\n    def handle_post(self, *args, **kwargs): ...\n",
+    "keyword-only": "class Handler:\n    def handle_post(self, *, headers, payload): ...\n",
+    "async": "class Handler:\n    async def handle_post(self, payload): ...\n",
+    "other methods": "class Handler:\n    def handle_get(self): ...\n    def load(self, path): ...\n",
+    "odd escape": "class Handler:\n    def handle_get(self): return '\\d'\n",
+    "latin-1": "# coding: latin-1\nclass Handler:\n    def handle_get(self): return '\xe9'\n",
+}
+
+
+def told(source: str, contract: object = HTTP) -> tuple[str, ...]:
+    return problems(source.encode("latin-1"), "handler.py", class_name="Handler", contract=contract)  # type: ignore[arg-type]  # only contracts are given
+
+
+@pytest.mark.parametrize("source", WORKING.values(), ids=WORKING)
+def test_what_works_is_not_refused(source: str) -> None:
+    assert told(source) == ()
+
+
+def test_only_a_class_is_needed_for_grpc() -> None:
+    assert told("class Handler:\n    def Predict(self, payload): ...\n", GRPC) == ()
+
+
+def test_all_at_once() -> None:
+    source = "class Handler:\n    def __init__(self, confg): ...\n    def handle_post(self, body): ...\n"
+    assert [text.split(";")[0] for text in told(source)] == [
+        "handler.py:2: Handler.__init__: the argument 'confg' is not supported",
+        "handler.py:3: Handler.handle_post: the argument 'body' is not supported. It may take: self, payload, "
+        "query_params, headers",
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", ["x = " + "-" * 100_000 + "1\n", "x = " + "a." * 100_000 + "b\n", "#" * (LARGEST_FILE + 1)]
+)
+def test_what_is_too_much_to_parse_is_left_to_the_runtime(source: str) -> None:
+    assert told(source) in ((), ("handler.py: there is no class named 'Handler'",))
+
+
+def test_a_zero_byte_is_a_problem_and_not_an_exception() -> None:
+    (text,) = told("class Handler:\0\n")
+    assert "null bytes" in text
