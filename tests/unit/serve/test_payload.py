@@ -62,9 +62,11 @@ def test_multipart_round_trip(parts: list[tuple[str, str, bytes | None]], data: 
     boundary = b"=_boundary-that-no-part-holds_="
     body = b""
     for name, text, content in parts:
-        quoted = name.encode().replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-        if any(control in name for control in "\r\n\0"):
+        if set(name) & set(
+            "\r\n\0\\"
+        ):  # clients percent-encode the first three; parsers disagree on the last
             return
+        quoted = name.encode().replace(b'"', b'\\"')
         filename = b"" if content is None else b'; filename="f"'
         head = b'content-disposition: form-data; name="' + quoted + b'"' + filename
         body += b"--" + boundary + b"\r\n" + head + b"\r\n\r\n"
