@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test check fix e2e bench clean
+.PHONY: install demo test test-swift check fix e2e bench bench-models clean
 
 install: $(INSTALLED)
 
@@ -22,6 +22,9 @@ test: install
 	$(BIN)/pytest tests/unit tests/contracts -n 2 -q
 	$(BIN)/pytest tests/integration tests/e2e -q
 
+test-swift: install
+	PYTHONPATH=tests $(BIN)/python -m support.swift_server $(BIN)/pytest tests/contracts/test_storage.py tests/integration/storage -q
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +40,10 @@ e2e: install
 
 bench: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/report.py
+
+bench-models: install
+	PYTHONPATH=tests $(BIN)/python benchmarks/swaps.py
+	PYTHONPATH=tests $(BIN)/python benchmarks/model_memory.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

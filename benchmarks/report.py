@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import command_times
+import listing_cost
 import request_times
 from support.installation import Installation
 
@@ -23,6 +24,7 @@ def main() -> None:
         try:
             command_times.report(cortex, Path(folder))
             request_times.report(cortex, Path(folder))
+            listing_cost.report(Path(folder))
         finally:
             cortex.down()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cortex.environments import LOCAL
 from cortex_core.errors import CortexError, NotFound, OperatorUnreachable
 from cortex_core.operator_api import ApiResult, ApiStatus, Deployment, DeployRequest
 from cortex_core.spec.types import Api
@@ -23,6 +24,7 @@ from cortex_core.spec.types import Api
 if TYPE_CHECKING:
     from cortex.operator_client import OperatorClient
     from cortex_core.project import Project
+    from cortex_core.spec.load import ListLocations
 
 DEFAULT_FILE = "cortex.yaml"
 RECONNECT_TIMEOUT = 20.0
@@ -44,10 +46,12 @@ class Document:
     """An API file that was read and found right.
 
     Attributes:
+        folder: where it lies, absolute; what local paths of models in it are relative to.
         project: the folder around it; None when only the file counts.
     """
 
     name: str
+    folder: Path
     text: str
     apis: tuple[Api, ...]
     project: Project | None = None
@@ -118,13 +122,20 @@ def find(path: Path | None) -> Path:
     return chosen
 
 
-def read(path: Path, *, with_project: bool = True, questions: Questions | None = None) -> Document:
+def read(
+    path: Path,
+    *,
+    with_project: bool = True,
+    questions: Questions | None = None,
+    list_locations: ListLocations | None = None,
+) -> Document:
     """Read and validate an API file.
 
     Args:
         path: the file.
         with_project: look at the folder around it as well.
         questions: asked about large files and many files; None ships them.
+        list_locations: lists the models; None does not look at them, the operator does.
 
     Raises:
         InvalidConfig: the file has problems, all of them.
@@ -137,20 +148,20 @@ def read(path: Path, *, with_project: bool = True, questions: Questions | None =
     except (OSError, UnicodeDecodeError) as error:
         raise CortexError(f"{path}: cannot be read as UTF-8 text: {error}") from error
     project = _scan(path, questions) if with_project else None
-    return Document(
-        name=path.name,
-        text=text,
-        apis=tuple(load(text, filename=str(path), project=project)),
-        project=project,
-    )
+    folder = path.absolute().parent
+    apis = load(text, filename=str(path), project=project, folder=folder, list_locations=list_locations)
+    return Document(name=path.name, folder=folder, text=text, apis=tuple(apis), project=project)
 
 
-def read_spec(spec: Mapping[str, Any], folder: Path | None, *, name: str) -> Document:
+def read_spec(
+    spec: Mapping[str, Any], project_folder: Path | None, *, name: str, relative_to: Path
+) -> Document:
     """Validate one API that is given as a dictionary.
 
     Args:
-        folder: the project; None when only the specification counts.
+        project_folder: the project; None when only the specification counts.
         name: what the specification is called in messages.
+        relative_to: folder that local paths of models are relative to.
 
     Raises:
         InvalidConfig: the specification has problems, all of them.
@@ -162,10 +173,10 @@ def read_spec(spec: Mapping[str, Any], folder: Path | None, *, name: str) -> Doc
     from cortex_core.spec.load import load
 
     text = yaml.safe_dump([dict(spec)], sort_keys=False)
-    project = None if folder is None else scan(folder, name)
-    return Document(
-        name=name, text=text, apis=tuple(load(text, filename=name, project=project)), project=project
-    )
+    project = None if project_folder is None else scan(project_folder, name)
+    folder = relative_to.absolute()
+    apis = load(text, filename=name, project=project, folder=folder)
+    return Document(name=name, folder=folder, text=text, apis=tuple(apis), project=project)
 
 
 @contextmanager
@@ -202,6 +213,7 @@ def request(
         config=document.text,
         config_name=document.name,
         project_digest=None if package is None else package.digest,
+        folder=str(document.folder) if client.environment == LOCAL else None,
         force=force,
     )
 

@@ -16,7 +16,7 @@ from cortex.tables import Deployed
 from cortex.times import duration
 from cortex_core.errors import CortexError, OperatorUnreachable
 from cortex_core.operator_api import ApiStatus, HistoryEntry
-from cortex_core.spec.types import Struct, source_of
+from cortex_core.spec.types import Struct, models_of
 
 HISTORY_SHOWN = 10
 
@@ -160,7 +160,9 @@ def _show_details(console: Console, found: Details, *, with_env: bool, verbose: 
     if api.models:
         console.result("")
         console.table(*tables.models(api.models, now=now))
-    elif _follows_models(api):
+        if len(api.models) > tables.MODELS_SHOWN:
+            console.result(f"… and {len(api.models) - tables.MODELS_SHOWN:,} more (-o json shows all)")
+    elif models_of(api.spec) is not None:
         console.result("\nthe models will be shown once the api is live")
     if found.history:
         console.result("")
@@ -182,8 +184,3 @@ def _show_configuration(console: Console, api: ApiStatus) -> None:
     console.result(f"\nconfiguration of {api.spec.name}:\n")
     text = yaml.safe_dump(as_written(api.spec), sort_keys=False, allow_unicode=True)
     console.result("\n".join(f"  {line}" for line in text.splitlines()))
-
-
-def _follows_models(api: ApiStatus) -> bool:
-    source = source_of(api.spec)
-    return bool(getattr(source, "models", None) or getattr(source, "multi_model_reloading", None))

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "history": "List the releases of an API.",
     "rollback": "Go back to an earlier release of an API.",
     "delete": "Stop an API and remove it.",
+    "manifest": "Write a manifest that makes uploading a model safe.",
     "env": "Choose and configure the operators that commands talk to.",
     "local": "Start, stop and look at the operator of this machine.",
     "doctor": "Check this machine and say what to do about each problem.",

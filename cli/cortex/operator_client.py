@@ -31,6 +31,8 @@ from cortex_core.operator_api import (
 
 CONNECT_TIMEOUT = 5.0
 ANSWER_TIMEOUT = 30.0
+DEPLOY_TIMEOUT = 120.0
+"""Seconds for calls that list models, and wait until others have done so."""
 STOP_TIMEOUT = 180.0
 """Seconds for calls that return when replicas are gone: their grace period and then some."""
 QUIET_LOG = 60.0
@@ -117,7 +119,7 @@ class OperatorClient:
             self._checked(self._send("PUT", f"/v1/projects/{digest}", content=content, headers=headers))
 
     def deploy(self, request: DeployRequest) -> tuple[ApiResult, ...]:
-        return self._post("/v1/deploy", request, DeployResponse).results
+        return self._post("/v1/deploy", request, DeployResponse, timeout=DEPLOY_TIMEOUT).results
 
     def deployment(self, deployment_id: str, *, wait: float = 0, after: int | None = None) -> Deployment:
         """How far a deployment is.
@@ -206,11 +208,20 @@ class OperatorClient:
     def _get(self, path: str, answer: type[T], *, params: dict[str, str] | None = None) -> T:
         return self._decoded(self._send("GET", path, params=params), answer)
 
-    def _post(self, path: str, body: object, answer: type[T], *, params: dict[str, str] | None = None) -> T:
+    def _post(
+        self,
+        path: str,
+        body: object,
+        answer: type[T],
+        *,
+        params: dict[str, str] | None = None,
+        timeout: float = ANSWER_TIMEOUT,
+    ) -> T:
         content = b"" if body is None else msgspec.json.encode(body)
         headers = {"content-type": "application/json"}
+        limits = httpx.Timeout(timeout, connect=CONNECT_TIMEOUT)
         return self._decoded(
-            self._send("POST", path, content=content, params=params, headers=headers), answer
+            self._send("POST", path, content=content, params=params, headers=headers, timeout=limits), answer
         )
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:

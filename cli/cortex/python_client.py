@@ -102,7 +102,7 @@ class Client:
         """Deploy one API of any kind.
 
         Args:
-            api_spec: what stands in an API file, as a dictionary.
+            api_spec: what stands in an API file, as a dictionary; relative paths of models start at `project_dir`.
             project_dir: the folder to ship.
             force: take over from an update in progress.
             wait: return when it is live, with the API itself.
@@ -115,7 +115,13 @@ class Client:
             InvalidProject: the folder cannot be shipped.
             DeployFailed: with `wait`: it did not get live; the text has the end of its log.
         """
-        document = deploying.read_spec(api_spec, Path(project_dir), name=CONFIG_NAME)
+        folder = Path(project_dir)
+        return self._deploy(api_spec, folder, force=force, wait=wait, relative_to=folder)
+
+    def _deploy(
+        self, api_spec: Mapping[str, Any], project: Path, *, force: bool, wait: bool, relative_to: Path
+    ) -> dict[str, Any]:
+        document = deploying.read_spec(api_spec, project, name=CONFIG_NAME, relative_to=relative_to)
         assert document.project is not None
         with deploying.package(document.project) as package, self._operator() as operator:
             wanted = deploying.request(operator, document, package, force=force)
@@ -134,7 +140,8 @@ class Client:
         """Deploy a class as a RealtimeAPI.
 
         Args:
-            api_spec: as for `deploy`; `handler.type` must be there, `handler.path` must not.
+            api_spec: as for `deploy`; `handler.type` must be there, `handler.path` must not. Relative paths of
+                models start at the working directory.
             handler: shipped as source with what it uses of its module; as a pickle when it has no source.
             requirements: packages as in requirements.txt.
             conda_packages: packages as in conda-packages.txt.
@@ -211,7 +218,7 @@ class Client:
 
     def patch(self, api_spec: Mapping[str, Any], force: bool = False) -> list[dict[str, Any]]:
         """Change a deployed API without shipping its project again; returns [{"api", "message", "error"}]."""
-        document = deploying.read_spec(api_spec, None, name=CONFIG_NAME)
+        document = deploying.read_spec(api_spec, None, name=CONFIG_NAME, relative_to=Path.cwd())
         with self._operator() as operator:
             outcomes = deploying.deploy(operator, deploying.request(operator, document, None, force=force))
             return [self._concluded(operator, outcome, wait=False) for outcome in outcomes]
@@ -261,7 +268,7 @@ class Client:
             _write_lines(folder / "requirements.txt", [*(requirements or ()), *source.requirements])
             _write_lines(folder / "conda-packages.txt", conda_packages or ())
             spec = {**api_spec, section: {**given, "path": handler_source.FILE}}
-            return self.deploy(spec, folder, force=force, wait=wait)
+            return self._deploy(spec, folder, force=force, wait=wait, relative_to=Path.cwd())
 
     def _concluded(self, operator: OperatorClient, outcome: Outcome, *, wait: bool) -> dict[str, Any]:
         if wait:

@@ -40,6 +40,7 @@ Commands can be abbreviated to a unique prefix (`cortex dep`). Results go to std
 | `CORTEX_HOME` | folder of the local operator: state, logs, bucket |
 | `CORTEX_OPERATOR_PORT` | port of the local operator, 8889 |
 | `CORTEX_GATEWAY_PORT` | port under which the APIs are reached, 8888 |
+| `CORTEX_MODEL_POLL_INTERVAL` | seconds between two listings of models in S3, 10; the operator's and so its replicas' |
 | `CORTEX_CLI_CONFIG_DIR` | folder of `cli.yaml`, the environments; `~/.cortex` |
 | `NO_COLOR` | no colours |
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 from cortex.times import age, latency, local_time
+from cortex_core.models.versions import order
 from cortex_core.operator_api import ApiStatus, GroupCounts, HistoryEntry, ModelStatus, ReplicaStatus
 from cortex_core.spec.types import AsyncAPI, BatchAPI, RealtimeAPI, TaskAPI, TrafficSplitter
 
@@ -14,6 +16,10 @@ Table = tuple[list[str], list[list[str]]]
 KINDS = (BatchAPI, TaskAPI, RealtimeAPI, AsyncAPI, TrafficSplitter)
 """In the order in which they are listed."""
 
+MODELS_SHOWN = 20
+STALE = 90.0
+"""Seconds after which it is said how old is what is known of a model's location; they are listed much more often."""
+
 _TITLES: dict[type, str] = {
     BatchAPI: "batch api",
     TaskAPI: "task api",
@@ -21,7 +27,9 @@ _TITLES: dict[type, str] = {
     AsyncAPI: "async api",
     TrafficSplitter: "traffic splitter",
 }
-_HIDDEN_WHEN_EMPTY = frozenset({"stale", "failed", "4XX", "5XX", "error", "restarts", "failure"})
+_HIDDEN_WHEN_EMPTY = frozenset({
+    "stale", "failed", "4XX", "5XX", "error", "restarts", "failure", "waiting for", "last checked",
+})  # fmt: skip
 _EMPTY = frozenset({"", "0"})
 _LONGEST_TARGETS = 50
 
@@ -48,23 +56,37 @@ def apis(deployed: Sequence[Deployed], *, now: float, with_env: bool) -> Iterato
 
 
 def replicas(rows: Sequence[ReplicaStatus], *, now: float) -> Table:
-    header = ["replica", "state", "restarts", "age", "in flight", "failure"]
+    header = ["replica", "state", "restarts", "age", "in flight", "waiting for", "failure"]
     return _shown(header, [_replica_row(row, now=now) for row in rows])
 
 
 def models(rows: Sequence[ModelStatus], *, now: float) -> Table:
-    header = ["model name", "model version", "state", "loaded", "error"]
-    in_order = sorted(rows, key=lambda row: (row.name, row.version))
-    return _shown(
-        header,
-        [[row.name, row.version, row.state, _age(row.loaded_at, now), row.error or ""] for row in in_order],
-    )
+    """At most `MODELS_SHOWN` of them, by name and then the highest version first."""
+    header = ["model name", "model version", "state", "loaded", "last checked", "error"]
+    shown = nsmallest(MODELS_SHOWN, rows, key=lambda row: (_urgency(row), *_place(row)))
+    return _shown(header, [_model_row(row, now=now) for row in sorted(shown, key=_place)])
 
 
 def history(entries: Sequence[HistoryEntry], *, now: float) -> Table:
     """Releases, newest first."""
     header = ["api id", "last deployed", "age", "by", "state", ""]
     return header, [_history_row(entry, now=now) for entry in entries]
+
+
+def _urgency(row: ModelStatus) -> int:
+    """Of many models, those that somebody has to look after are shown, and then what requests get."""
+    urgent = ("failed", "pending", "live")
+    return urgent.index(row.state) if row.state in urgent else len(urgent)
+
+
+def _place(row: ModelStatus) -> tuple[str, int, str]:
+    return row.name, -order(row.version), row.digest
+
+
+def _model_row(row: ModelStatus, *, now: float) -> list[str]:
+    is_stale = row.checked_at is not None and now - row.checked_at > STALE
+    checked = f"{_age(row.checked_at, now)} ago" if is_stale else ""
+    return [row.name, row.version, row.state, _age(row.loaded_at, now), checked, row.error or ""]
 
 
 def _of_kind(kind: type, deployed: Sequence[Deployed], *, now: float, with_env: bool) -> Table:
@@ -93,6 +115,7 @@ def _replica_row(row: ReplicaStatus, *, now: float) -> list[str]:
         str(row.restarts),
         _age(row.started_at, now),
         str(row.in_flight),
+        row.waiting_for or "",
         row.failure or "",
     ]
 

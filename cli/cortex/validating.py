@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cortex import deploying
-from cortex_core.errors import CortexError
+from cortex_core.errors import CortexError, StorageUnavailable
+from cortex_core.spec.location import is_local
 from cortex_core.spec.problems import InvalidConfig
 from cortex_core.spec.types import Api, kind_of
 
+if TYPE_CHECKING:
+    from cortex_core.spec.load import Listing
+
+LISTING_SECONDS = 0.2
+"""For models in local folders; larger ones are looked at by the operator only."""
+
 
 def validate(file: Path | None) -> tuple[Path, tuple[Api, ...]]:
-    """Check an API file.
+    """Check an API file; of models only those in local folders.
 
     Args:
         file: None is `cortex.yaml` in the working directory.
@@ -26,7 +35,8 @@ def validate(file: Path | None) -> tuple[Path, tuple[Api, ...]]:
         CortexError: there is no such file.
     """
     path = deploying.find(file)
-    return path, deploying.read(path).apis
+    local = partial(_list_here, path.absolute().parent)
+    return path, deploying.read(path, list_locations=local).apis
 
 
 def as_json(apis: tuple[Api, ...]) -> dict[str, Any]:
@@ -35,6 +45,26 @@ def as_json(apis: tuple[Api, ...]) -> dict[str, Any]:
         "valid": True,
         "apis": [{"name": api.name, "kind": kind_of(api)} for api in apis],
         "problems": [],
+    }
+
+
+def _list_here(folder: Path, locations: Collection[str]) -> dict[str, Listing]:
+    """Models in folders of this machine, if that is quick.
+
+    Where the API file lies elsewhere than its operator runs, a folder that is not there may be the other machine's.
+    """
+    from cortex_core.models.listing import list_locations
+
+    here = [
+        location
+        for location in locations
+        if is_local(location) and (location.startswith(f"{folder}/") or Path(location).exists())
+    ]
+    found = list_locations(here, seconds=LISTING_SECONDS)
+    return {
+        location: listing
+        for location, listing in found.items()
+        if not isinstance(listing, StorageUnavailable)
     }
 
 

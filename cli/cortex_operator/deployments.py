@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cortex_core.release import Release
+from cortex_core.spec.types import models_of
 from cortex_operator.backends.protocol import Backend, LogQuery, PreparationFailed, Replica
 from cortex_operator.clock import Bell, Clock, heard
 from cortex_operator.gateway.protocol import GatewayFailed
@@ -21,6 +22,8 @@ from cortex_operator.routes import slot
 from cortex_operator.state import State, StoredDeployment
 from cortex_operator.workloads import Workloads
 
+NANOSECONDS = 10**9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -28,7 +31,9 @@ class Limits:
 
     Attributes:
         preparing: fetching the project and building its environment.
-        ready: from starting replicas until all are ready.
+        ready: for starting replicas to get ready, or to say that they are further on their way than before; with
+            models, `load_timeout` comes on top.
+        longest: from starting replicas until all are ready, however much they say.
         drain: for requests in flight at replicas that are replaced.
         look: the longest time between two looks at the backend.
         failures: so many deaths of a replica before it was ever ready end the deployment.
@@ -37,6 +42,7 @@ class Limits:
 
     preparing: float = 1800.0
     ready: float = 600.0
+    longest: float = 4 * 3600.0
     drain: float = 60.0
     look: float = 1.0
     failures: int = 2
@@ -120,7 +126,7 @@ class Deployments:
 
     async def _ready(self, deployment: StoredDeployment) -> Failure | None:
         """Wait until enough replicas are ready, or until it is clear that they will not be."""
-        deadline = self._clock.monotonic() + self._limits.ready
+        patience = self._patience(deployment)
         trials, kept = Trials(self._limits.failures), self._workloads.kept(deployment)
         while True:
             ring = self._bell.listen()
@@ -133,10 +139,19 @@ class Deployments:
                 return None
             if (hopeless := trials.hopeless([r for r in replicas if slot(r) >= kept])) is not None:
                 return await self._failure_of(hopeless)
-            left = deadline - self._clock.monotonic()
+            left = patience.left(replicas, self._clock.monotonic())
             if left <= 0:
-                return await self._too_slow(deployment, replicas, ready)
+                return await self._too_slow(deployment, replicas, ready, patience.passed)
             await heard(ring, self._clock, min(left, self._limits.look))
+
+    def _patience(self, deployment: StoredDeployment) -> Patience:
+        models = models_of(self._release(deployment).spec)
+        loading = 0.0 if models is None else models.load_timeout / NANOSECONDS
+        return Patience(
+            quiet=self._limits.ready + loading,
+            longest=max(self._limits.longest, self._limits.ready + loading),
+            now=self._clock.monotonic(),
+        )
 
     async def _switch(self, deployment: StoredDeployment) -> Failure | None:
         for attempt in range(1, self._limits.gateway_attempts + 1):
@@ -160,13 +175,13 @@ class Deployments:
         return Failure(error=error, log_tail=await self._log_tail(replica))
 
     async def _too_slow(
-        self, deployment: StoredDeployment, replicas: Sequence[Replica], ready: int
+        self, deployment: StoredDeployment, replicas: Sequence[Replica], ready: int, seconds: float
     ) -> Failure:
         waiting = next((each for each in replicas if each.state != "ready"), None)
+        why = (waiting.failure or waiting.waiting_for) if waiting is not None else None
         return Failure(
             error=f"{ready} of {deployment.replicas_requested} replicas were ready after "
-            f"{self._limits.ready:g} seconds"
-            + (f": {waiting.failure}" if waiting and waiting.failure else ""),
+            f"{seconds:.0f} seconds" + (f": {why}" if why else ""),
             log_tail=() if waiting is None else await self._log_tail(waiting),
         )
 
@@ -211,11 +226,39 @@ class Trials:
         return None
 
 
+class Patience:
+    """How long is still to be waited for replicas: anew whenever one says something it did not say before.
+
+    What was said before is no progress: one that fails, tries again and fails says the same things in turn.
+
+    Args:
+        quiet: seconds without anything new.
+        longest: seconds in all.
+    """
+
+    def __init__(self, *, quiet: float, longest: float, now: float) -> None:
+        self._quiet = quiet
+        self._began = self._heard = now
+        self._end = now + longest
+        self._said: set[tuple[str, str]] = set()
+        self.passed = 0.0
+
+    def left(self, replicas: Sequence[Replica], now: float) -> float:
+        """Seconds; `passed` is then how many were waited."""
+        said = {(each.id, each.waiting_for) for each in replicas if each.waiting_for is not None}
+        if said - self._said:
+            self._heard = now
+            self._said |= said
+        self.passed = now - self._began
+        return min(self._heard + self._quiet, self._end) - now
+
+
 def progress(replicas: Sequence[Replica], ready: int, requested: int) -> str:
     """How far a deployment's replicas are, in a few words."""
     text = f"{ready} of {requested} replicas ready"
     failed = next((each for each in replicas if each.state in ("failed", "killed_oom")), None)
     if failed is None:
-        return text
+        waiting = next((each for each in replicas if each.waiting_for is not None), None)
+        return text if waiting is None else f"{text}; {waiting.id}: {waiting.waiting_for}"
     what = "cannot load its handler" if failed.handler_failed else "died and is started again"
     return f"{text}; {failed.id} {what}: {failed.failure}"

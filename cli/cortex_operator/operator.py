@@ -24,19 +24,23 @@ from cortex_core.operator_api import (
     Info,
     Message,
     Metrics,
+    ModelStatus,
     NetworkStats,
 )
 from cortex_core.release import Release, make_release
 from cortex_core.spec.endpoint import canonical
+from cortex_core.spec.load import ListLocations
 from cortex_core.spec.neighbours import users_of
-from cortex_core.spec.types import Api
+from cortex_core.spec.types import Api, models_of
 from cortex_core.storage import open_storage
 from cortex_core.version import __version__
-from cortex_operator import plan, status
+from cortex_operator import model_listings, plan, status
 from cortex_operator.backends.protocol import Backend, LogLine, LogQuery, Notice, Replica
 from cortex_operator.clock import Bell, Clock, SystemClock, heard
 from cortex_operator.deployments import Limits
 from cortex_operator.gateway.protocol import Gateway, GatewayFailed, Upstream
+from cortex_operator.model_listings import ModelListings
+from cortex_operator.model_reports import AdminPorts, Ask, ModelReports
 from cortex_operator.plan import Deployed, Requested
 from cortex_operator.projects import Projects
 from cortex_operator.reconciler import Reconciler
@@ -45,6 +49,9 @@ from cortex_operator.specs import read_specs
 from cortex_operator.state import Reason, State, StoredApi, StoredDeployment
 
 logger = logging.getLogger(__name__)
+
+MOST_LISTING = 2
+"""Deploys whose models are listed at the same time; listing takes threads, and can take long."""
 
 UNUSED_PROJECT_AGE = 3600.0
 """Seconds that an uploaded project is kept without being deployed."""
@@ -57,15 +64,27 @@ def create_operator(
     *,
     clock: Clock | None = None,
     limits: Limits | None = None,
+    list_locations: ListLocations = model_listings.list_locations,
+    ask: Ask | None = None,
 ) -> Operator:
     """Put an operator together; `open` starts it.
+
+    Args:
+        list_locations: lists models when a file is deployed.
+        ask: asks a replica what its models do; None asks at its admin port.
 
     Raises:
         StateUnusable: its database cannot be used.
     """
     home.create()
     return Operator(
-        home=home, backend=backend, gateway=gateway, clock=clock or SystemClock(), limits=limits or Limits()
+        home=home,
+        backend=backend,
+        gateway=gateway,
+        clock=clock or SystemClock(),
+        limits=limits or Limits(),
+        list_locations=list_locations,
+        ask=ask,
     )
 
 
@@ -73,7 +92,15 @@ class Operator:
     """The control plane of one home."""
 
     def __init__(
-        self, *, home: Home, backend: Backend, gateway: Gateway, clock: Clock, limits: Limits
+        self,
+        *,
+        home: Home,
+        backend: Backend,
+        gateway: Gateway,
+        clock: Clock,
+        limits: Limits,
+        list_locations: ListLocations,
+        ask: Ask | None,
     ) -> None:
         self._home = home
         self._backend = backend
@@ -85,6 +112,10 @@ class Operator:
         self._reconciler = Reconciler(
             state=self._state, backend=backend, gateway=gateway, clock=clock, limits=limits
         )
+        self._admin_ports = AdminPorts()
+        self._reports = ModelReports(ask or self._admin_ports.ask, clock=clock)
+        self._list_locations = list_locations
+        self._listing = asyncio.Semaphore(MOST_LISTING)
         self._planning = asyncio.Lock()  # who decides what shall run
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -102,12 +133,14 @@ class Operator:
     async def close(self) -> None:
         """Stop; what runs goes on running and is adopted by the next operator."""
         await self._end_sweep()
+        await self._end_reports()
         await self._reconciler.close()
         self._state.close()
 
     async def shut_down(self) -> None:
         """Stop, and all replicas and the gateway with it; the next operator starts them again."""
         await self._end_sweep()
+        await self._end_reports()
         await self._reconciler.shut_down()
         self._state.close()
 
@@ -141,10 +174,13 @@ class Operator:
             InvalidConfig: with all problems; nothing was done.
             NotFound: the project was not uploaded, or an API to patch is not deployed.
         """
+        listings = ModelListings(self._list_locations)
+        async with self._listing:
+            await asyncio.to_thread(listings.prepare, request.config, _folder(request))
         async with self._planning:
             await self._sweep_projects()
             self._sweep_soon()
-            requested = await self._requested(request)
+            requested = await self._requested(request, listings)
             planned = plan.plan(requested, self._deployed(), force=request.force)
             if request.dry_run:
                 return DeployResponse(results=tuple(_as_dry_run(each) for each in planned))
@@ -235,23 +271,15 @@ class Operator:
 
     async def statuses(self) -> list[ApiStatus]:
         """All APIs, by name."""
-        replicas = await self._backend.observe()
-        in_flight, stats = await self._traffic()
-        return [
-            self._status(
-                each,
-                of_api(replicas, each.name),
-                in_flight.get(each.name, {}),
-                stats.get(each.name, NetworkStats()),
-            )
-            for each in self._state.apis()
-            if not each.deleting
-        ]
+        return await self._statuses(self._names())
 
     async def status(self, name: str) -> ApiStatus:
         """One API. Raises `NotFound`."""
         self._existing(name)
-        return next(each for each in await self.statuses() if each.spec.name == name)
+        found = await self._statuses([name])
+        if not found:  # deleted meanwhile
+            raise _unknown(name)
+        return found[0]
 
     async def deployment(
         self, deployment_id: str, *, wait: float = 0.0, after: int | None = None
@@ -360,7 +388,7 @@ class Operator:
 
     # deploying
 
-    async def _requested(self, request: DeployRequest) -> list[Requested]:
+    async def _requested(self, request: DeployRequest, listings: ModelListings) -> list[Requested]:
         """The file's APIs as releases, validated."""
         projects = {name: self._shall_run_digest(name) for name in self._names()}
         specs = await asyncio.to_thread(
@@ -368,6 +396,8 @@ class Operator:
                 read_specs,
                 request.config,
                 filename=request.config_name,
+                folder=_folder(request),
+                list_locations=listings,
                 deployed=self._deployed_specs(),
                 project_digest=request.project_digest,
                 project_of=projects.get,
@@ -492,6 +522,10 @@ class Operator:
         except Exception:  # the next sweep tries again; nothing depends on it
             logger.exception("what no release needs any more could not be removed")
 
+    async def _end_reports(self) -> None:
+        await self._reports.close()
+        await self._admin_ports.close()
+
     async def _end_sweep(self) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -499,10 +533,40 @@ class Operator:
 
     # status
 
+    async def _statuses(self, names: Sequence[str]) -> list[ApiStatus]:
+        replicas = await self._backend.observe()
+        self._reports.forget(replicas)
+        models, (in_flight, stats) = await asyncio.gather(
+            asyncio.gather(*(self._models(name, of_api(replicas, name)) for name in names)), self._traffic()
+        )
+        return [
+            self._status(
+                stored,
+                of_api(replicas, name),
+                of_each,
+                in_flight.get(name, {}),
+                stats.get(name, NetworkStats()),
+            )
+            for name, of_each in zip(names, models, strict=True)
+            if (stored := self._state.api(name)) is not None and not stored.deleting
+        ]
+
+    async def _models(self, name: str, replicas: Sequence[Replica]) -> tuple[ModelStatus, ...]:
+        stored = self._state.api(name)
+        follows_models = stored is not None and models_of(self._shown(stored).spec) is not None
+        return await self._reports.of(replicas) if follows_models else ()
+
+    def _shown(self, stored: StoredApi) -> Release:
+        """The live release; while it is being updated, an API is reached there. Else the one that shall run."""
+        if stored.live is not None:
+            return self._release(stored.name, stored.live.release_id)
+        return self._shall_run(stored)
+
     def _status(
         self,
         stored: StoredApi,
         replicas: Sequence[Replica],
+        models: tuple[ModelStatus, ...],
         in_flight: Mapping[Upstream, int],
         stats: NetworkStats,
     ) -> ApiStatus:
@@ -515,8 +579,7 @@ class Operator:
             replicas=tuple(replicas),
             now=self._clock.now(),
         )
-        # While it is being updated, an API is reached where the live release is.
-        shown = release if stored.live is None else self._release(stored.name, stored.live.release_id)
+        shown = self._shown(stored)
         return ApiStatus(
             spec=shown.spec,
             status=status.status(observed),
@@ -526,6 +589,7 @@ class Operator:
             deployment_id=deployment.id,
             project_id=shown.project_digest,
             metrics=Metrics(network_stats=stats),
+            models=models,
             replicas=status.shown_replicas(observed, in_flight),
             api_versions=tuple(dict.fromkeys(each.release_id for each in self.history(stored.name))),
         )
@@ -547,6 +611,12 @@ def _updating(release: Release) -> ApiResult:
         release_id=release.id,
         replaces_replicas=True,
     )
+
+
+def _folder(request: DeployRequest) -> Path | None:
+    """Where the API file lies; None: on another machine."""
+    folder = None if request.folder is None else Path(request.folder)
+    return folder if folder is not None and folder.is_absolute() else None
 
 
 def _as_dry_run(planned: ApiResult) -> ApiResult:

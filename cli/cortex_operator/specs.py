@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from cortex_core.errors import NotFound
-from cortex_core.spec.load import load
+from cortex_core.spec.load import ListLocations, load
 from cortex_core.spec.problems import InvalidConfig, Problem
 from cortex_core.spec.types import Api
 from cortex_operator.projects import ProjectFolder
@@ -22,7 +23,9 @@ def read_specs(
     text: str,
     *,
     filename: str,
+    folder: Path | None,
     deployed: Sequence[Api],
+    list_locations: ListLocations,
     project_digest: str | None,
     project_of: Callable[[str], str | None],
     open_project: Callable[[str], ProjectFolder],
@@ -31,7 +34,9 @@ def read_specs(
 
     Args:
         text, filename: the API file.
+        folder: where it lies, if on this machine.
         deployed: specs the file has to get along with.
+        list_locations: lists the models.
         project_digest: the project of all its APIs, or None when each keeps its own.
         project_of: the project an API has now, or None when it is not deployed.
         open_project: the files of a project.
@@ -43,7 +48,14 @@ def read_specs(
     """
     project = None if project_digest is None else open_project(project_digest)
     try:
-        specs = load(text, filename=filename, project=project, deployed=deployed)
+        specs = load(
+            text,
+            filename=filename,
+            project=project,
+            deployed=deployed,
+            folder=folder,
+            list_locations=list_locations,
+        )
     except InvalidConfig as invalid:
         alone = _problems(text, filename, None, project)
         if not alone and all(each.path.endswith(_KEPT_OR_OWNED) for each in invalid.problems):

@@ -84,6 +84,7 @@ def shown_replicas(observed: Observed, in_flight: Mapping[Upstream, int]) -> tup
             state=each.state,
             restarts=each.restarts,
             failure=each.failure,
+            waiting_for=each.waiting_for,
             pid=each.pid,
             port=each.port,
             admin_port=each.admin_port,

@@ -91,6 +91,8 @@ class DeployRequest(Struct, frozen=True):
         config: the file's text.
         config_name: its name, for messages.
         project_digest: an uploaded project; None is `patch`: each API keeps the project it has.
+        folder: that of the file, absolute, on the operator's machine; what local paths in it are relative to.
+            None: the file lies elsewhere, and no path in it may be relative.
         force: take over from an update in progress.
         dry_run: say what would happen, do nothing.
     """
@@ -98,6 +100,7 @@ class DeployRequest(Struct, frozen=True):
     config: str
     config_name: str = "cortex.yaml"
     project_digest: str | None = None
+    folder: str | None = None
     force: bool = False
     dry_run: bool = False
 
@@ -190,13 +193,19 @@ class ReplicaCounts(Struct, frozen=True):
 
 
 class ReplicaStatus(Struct, frozen=True):
-    """One replica, for `get`."""
+    """One replica, for `get`.
+
+    Attributes:
+        failure: why it last died, or what it lost.
+        waiting_for: what one that is not ready says it waits for.
+    """
 
     id: str
     release_id: str
     state: str
     restarts: int = 0
     failure: str | None = None
+    waiting_for: str | None = None
     pid: int | None = None
     port: int | None = None
     admin_port: int | None = None
@@ -227,13 +236,44 @@ class Metrics(Struct, frozen=True):
     network_stats: NetworkStats = NetworkStats()
 
 
+ModelState = Literal["pending", "available", "fetching", "loading", "ready", "live", "failed"]
+"""Of one version of a model, in the order of its life.
+
+    pending     seen, but its upload may not be complete
+    available   can be asked for by number; not in memory
+    fetching    on its way to this machine
+    loading     on its way into memory
+    ready       in memory of every worker, but another version is the latest
+    live        what "latest" means: requests get it
+    failed      cannot be fetched or loaded; `error` says why
+"""
+
+
 class ModelStatus(Struct, frozen=True):
+    """One version of a model: in one replica (its `/models`), or in all that are ready (`ApiStatus`).
+
+    Of several replicas, each version and content (digest) has one row: `failed` if it failed in one of them, with the
+    replica's id before the error unless it failed in all in the same way; otherwise the state of the one that is least
+    far. So it is live if it is live in all that have it, for a moment none while replicas change over one by one.
+    `loaded_at` is of the last one to load it, `checked_at` of the one that has not listed for the longest.
+
+    Attributes:
+        name: the API's name for the model of `path`.
+        digest: of its files' names, sizes and etags; the first 12 hex digits.
+        loaded_at: when it came into memory of every worker, seconds since the epoch.
+        error: why it failed, or what is wrong with it.
+        modified_at: when its newest file was written, seconds since the epoch.
+        checked_at: when its location was last listed successfully, seconds since the epoch.
+    """
+
     name: str
     version: str
     digest: str
-    state: str
+    state: ModelState
     loaded_at: float | None = None
     error: str | None = None
+    modified_at: float | None = None
+    checked_at: float | None = None
 
 
 class ApiStatus(Struct, frozen=True):

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
+
+from cortex_core.operator_api import ModelStatus
 
 JSON = "application/json"
 _TIMEOUT = 10.0
@@ -30,20 +33,20 @@ class Pages:
         health: what the supervisor and its workers are doing.
         unready: why the replica is not ready; nothing when it is.
         metrics: in Prometheus's text format.
-        models: loaded models.
+        models: every version of every model that is known.
     """
 
     health: Callable[[], dict[str, Any]]
     unready: Callable[[], list[str]]
     metrics: Callable[[], bytes]
-    models: Callable[[], list[Any]]
+    models: Callable[[], list[ModelStatus]]
 
     def by_path(self) -> dict[str, Page]:
         return {
             "/healthz": lambda: (200, JSON, _json(self.health())),
             "/readyz": self._readiness,
             "/metrics": lambda: (200, CONTENT_TYPE_LATEST, self.metrics()),
-            "/models": lambda: (200, JSON, _json(self.models())),
+            "/models": lambda: (200, JSON, msgspec.json.encode(self.models()) + b"\n"),
         }
 
     def _readiness(self) -> tuple[int, str, bytes]:

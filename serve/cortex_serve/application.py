@@ -15,16 +15,17 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
 from cortex_core.spec.types import RealtimeAPI
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
@@ -33,6 +34,9 @@ from cortex_serve.handler import HandlerFailed
 from cortex_serve.metrics_client import MetricsClient
 from cortex_serve.response import Answer, NotSerializable
 from cortex_serve.stats import Stats
+
+if TYPE_CHECKING:
+    from cortex_serve.models.table import ModelTable
 
 __all__ = [
     "Application",
@@ -48,9 +52,17 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_IN_FLIGHT = 1024
 INTERNAL_SERVER_ERROR = "internal server error"
 
+WSGIApp: TypeAlias = Callable[..., Iterable[bytes]]
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9._~!#$%&'*+^`|, -]{1,4096}")
 _CALLBACKS_SECONDS = 30.0
+_MODEL_ERRORS: dict[type[ModelError], tuple[int, str]] = {
+    UnknownModel: (404, "unknown_model"),
+    UnknownVersion: (404, "unknown_version"),
+    LoadFailed: (503, "model_failed"),
+    ModelUnavailable: (503, "model_unavailable"),
+}
 
 
 class Log(Protocol):
@@ -114,6 +126,7 @@ class Application:
         log: where the worker writes.
         max_body_bytes: larger requests are answered 413.
         max_in_flight: requests that may be answered or wait for a thread at once; more are answered 503.
+        models: that requests use; None for an API without models.
 
     Attributes:
         plans: by verb, e.g. "POST".
@@ -130,34 +143,43 @@ class Application:
         log: Log,
         max_body_bytes: int = MAX_BODY_BYTES,
         max_in_flight: int = MAX_IN_FLIGHT,
+        models: ModelTable | None = None,
     ) -> None:
         methods = {verb.upper(): getattr(instance, f"handle_{verb}", None) for verb in signatures.VERBS}
         self.instance = instance
         self.plans = {verb: Plan(method) for verb, method in methods.items() if callable(method)}
         self.is_async = any(_waits(plan.call) for plan in self.plans.values())
-        self.pool = pool or _pool(threads)
+        self.pool = pool or _pool(threads, models)
         self.max_body_bytes = max_body_bytes
         self.max_in_flight = max_in_flight
         self.log = log
         self.stats = Stats()
-        self.callbacks = Callbacks(threads=threads, logger=log.logger)
+        self.callbacks = Callbacks(_pool(threads, models, "cortex-callback"), logger=log.logger)
         self._allow = ("allow", ", ".join([*self.plans, "OPTIONS"]))
         self._prefix = secrets.token_hex(10)
         self._numbers = itertools.count(1)
+        self._models = models
         self._wsgi = None if self.is_async else wsgi.Carrier(self)
         self._asgi = asgi.Carrier(self)
+        self._carried_wsgi: WSGIApp | None = self._wsgi
+        self._carried_asgi: ASGIApp = self._asgi
+        if models is not None:
+            from cortex_serve.models.carriers import AsgiWithModels, WsgiWithModels
+
+            self._carried_wsgi = self._wsgi and WsgiWithModels(self._wsgi, models.use)
+            self._carried_asgi = AsgiWithModels(self._asgi, models.use)
 
     @property
-    def wsgi(self) -> wsgi.Carrier:
+    def wsgi(self) -> WSGIApp:
         """The WSGI application; only where `is_async` is False."""
-        if self._wsgi is None:
+        if self._carried_wsgi is None:
             raise RuntimeError("this handler is asynchronous: serve `asgi`")
-        return self._wsgi
+        return self._carried_wsgi
 
     @property
     def asgi(self) -> ASGIApp:
         """The ASGI application."""
-        return self._asgi
+        return self._carried_asgi
 
     def request_id(self, given: str | None) -> str:
         """The id a request goes by: the one it brought if that is harmless, else a new one."""
@@ -166,8 +188,8 @@ class Application:
         return f"{self._prefix}{next(self._numbers):012x}"
 
     def info(self) -> dict[str, Any]:
-        """What `GET /info` answers: metadata of the models, of which there are none."""
-        return {}
+        """What `GET /info` answers: versions of the models, if there are models."""
+        return {} if self._models is None else {"model_metadata": self._models.metadata()}
 
     def elsewhere(self, method: str, path: str, request_id: str, preflight: str | None) -> Answer:
         """Answer what is not for the handler: other paths, other verbs, CORS preflights.
@@ -210,12 +232,17 @@ class Application:
             except Exception as reason:  # noqa: BLE001 - a status or detail that cannot be sent
                 error = reason
         self.log_failure(error)
+        if isinstance(error, ModelError):
+            return _model_error(error, request_id)
         return response.text_error(500, INTERNAL_SERVER_ERROR)
 
     def log_failure(self, error: BaseException) -> None:
         """Write what the handler's author needs to see of an exception."""
         if isinstance(error, NotSerializable):
             self.log.logger.error("%s", error)
+            return
+        if isinstance(error, ModelError):
+            self.log.logger.warning("%s", error)
             return
         self.log.logger.error(
             "the handler raised %s: %s",
@@ -248,14 +275,23 @@ def load_handler(release: Release, project_dir: Path, *, log: Log) -> type:
     compat.install(log.logger)
     handler.enter(project_dir, spec.handler.python_path)
     cls = handler.load_class(project_dir, spec.handler.path)
-    problems = signatures.check(cls, signatures.CONTRACTS["RealtimeAPI", "python", "http"])
+    problems = signatures.check(
+        cls,
+        signatures.CONTRACTS["RealtimeAPI", "python", "http"],
+        reloads_models=spec.handler.multi_model_reloading is not None,
+    )
     if problems:
         raise HandlerFailed("\n".join(f"{spec.handler.path}: {problem}" for problem in problems))
     return cls
 
 
 def create_application(
-    release: Release, cls: type, *, log: Log, max_body_bytes: int = MAX_BODY_BYTES
+    release: Release,
+    cls: type,
+    *,
+    log: Log,
+    models: ModelTable | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> Application:
     """Build the handler that `load_handler` returned, and make it an application.
 
@@ -263,21 +299,26 @@ def create_application(
         release: the handler is of.
         cls: the handler's class.
         log: where the worker writes.
+        models: that the handler uses; None for an API without models.
         max_body_bytes: larger requests are answered 413.
 
     Raises:
         HandlerFailed: the constructor raised; the text says what, to its author.
     """
     spec = _spec_of(release)
-    available = {
+    available: dict[str, Any] = {
         "config": compat.config(spec.handler),
         "metrics_client": MetricsClient(os.environ.get("HOST_IP", "127.0.0.1")),
     }
-    pool = _pool(spec.handler.threads_per_process)
+    bind = None
+    if models is not None:
+        available["model_client"] = models.client
+        bind = models.bind
+    pool = _pool(spec.handler.threads_per_process, models)
     if answers_on_pool(cls):
-        instance = pool.submit(handler.construct, cls, available).result()
+        instance = pool.submit(handler.construct, cls, available, bind).result()
     else:
-        instance = handler.construct(cls, available)
+        instance = handler.construct(cls, available, bind)
     return Application(
         instance,
         threads=spec.handler.threads_per_process,
@@ -285,6 +326,7 @@ def create_application(
         log=log,
         max_body_bytes=max_body_bytes,
         max_in_flight=spec.autoscaling.max_replica_concurrency,
+        models=models,
     )
 
 
@@ -307,10 +349,8 @@ def _spec_of(release: Release) -> RealtimeAPI:
     spec = release.spec
     if not isinstance(spec, RealtimeAPI) or spec.handler.type != "python" or spec.handler.protobuf_path:
         raise HandlerFailed(f"{release.name}: only python handlers of a RealtimeAPI over HTTP can be served")
-    if spec.handler.multi_model_reloading or spec.handler.server_side_batching:
-        raise HandlerFailed(
-            f"{release.name}: 'multi_model_reloading' and 'server_side_batching' cannot be served yet"
-        )
+    if spec.handler.server_side_batching:
+        raise HandlerFailed(f"{release.name}: 'server_side_batching' cannot be served yet")
     return spec
 
 
@@ -328,8 +368,19 @@ def _is_async(call: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="cortex-handler")
+def _pool(threads: int, models: ModelTable | None, name: str = "cortex-handler") -> ThreadPoolExecutor:
+    if models is None:
+        return ThreadPoolExecutor(threads, thread_name_prefix=name)
+    from cortex_serve.models.request import Threads
+
+    return Threads(threads, thread_name_prefix=name)
+
+
+def _model_error(error: ModelError, request_id: str) -> Answer:
+    status, code = _MODEL_ERRORS.get(type(error), (503, "model_unavailable"))
+    message = error.summary if isinstance(error, LoadFailed) else error.message
+    headers = (("retry-after", "1"),) if code == "model_unavailable" else ()
+    return response.error(status, code, message, request_id, *headers)
 
 
 def _preflight(requested: str | None) -> response.Headers:

@@ -27,12 +27,12 @@ class Callbacks:
     """Runs callbacks.
 
     Args:
-        threads: how many may run at a time.
+        threads: that run them; they end with the callbacks.
         logger: where failures go.
     """
 
-    def __init__(self, *, threads: int, logger: logging.Logger) -> None:
-        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="cortex-callback")
+    def __init__(self, threads: futures.ThreadPoolExecutor, *, logger: logging.Logger) -> None:
+        self._pool = threads
         self._waiting: set[futures.Future[None]] = set()
         self._logger = logger
 

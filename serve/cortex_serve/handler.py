@@ -13,7 +13,7 @@ import importlib.util
 import os
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,18 +66,35 @@ def load_class(project: Path, path: str, *, name: str = "Handler") -> type:
     return found
 
 
-def construct(cls: type, available: Mapping[str, Any]) -> Any:
+def construct(cls: type, available: Mapping[str, Any], bind: Callable[[Any], None] | None = None) -> Any:
     """Build the handler with those of the available arguments that its constructor declares.
+
+    Args:
+        bind: called with the instance before its constructor runs, which may so use what needs it.
 
     Raises:
         HandlerFailed: the constructor raised.
     """
     arguments = {name: available[name] for name in declared(cls.__init__) if name in available}  # type: ignore[misc]  # the class is the user's; signatures.check has read it
     try:
-        return cls(**arguments)
+        return cls(**arguments) if bind is None else _bound(cls, arguments, bind)
     except (Exception, SystemExit) as error:
         call = ", ".join(arguments)
         raise HandlerFailed(f"{cls.__name__}({call}) raised:\n\n{tracebacks.text(error)}") from error
+
+
+def _bound(cls: type, arguments: dict[str, Any], bind: Callable[[Any], None]) -> Any:
+    """What calling the class does, in two steps."""
+    if type(cls).__call__ is not type.__call__:  # its metaclass decides how instances are made
+        instance = cls(**arguments)
+        bind(instance)
+        return instance
+    make: Any = cls.__new__
+    instance = make(cls) if make is object.__new__ else make(cls, **arguments)
+    bind(instance)
+    if isinstance(instance, cls):
+        instance.__init__(**arguments)  # type: ignore[misc]  # the very thing that `cls()` does
+    return instance
 
 
 def _import(file: Path, path: str) -> ModuleType:

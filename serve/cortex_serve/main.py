@@ -10,16 +10,21 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cortex_core import dotenv
 from cortex_core import release as releases
 from cortex_core.errors import CortexError
+from cortex_core.release import Release
 from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED, SHUTDOWN_GRACE
-from cortex_core.spec.types import Handler, source_of
+from cortex_core.spec.types import Handler, RealtimeAPI, models_of, source_of
 from cortex_serve.environment import handler_environment
 from cortex_serve.listeners import MAX_CONNECTIONS, Listeners
 from cortex_serve.log_files import LogFiles, RotatedFile
 from cortex_serve.supervisor import Plan, Supervisor
+
+if TYPE_CHECKING:
+    from cortex_serve.agent.agent import Agent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,6 +76,8 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
         grace=options.grace,
     )
 
+    agent = _agent(release, options, plan, logs)
+
     def open_admin_port() -> None:
         from cortex_serve import admin  # while the workers start: importing these takes as long as they do
         from cortex_serve.metrics import Metrics
@@ -80,13 +87,27 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
             admin.Pages(
                 health=supervisor.health,
                 unready=supervisor.unready,
-                metrics=Metrics(release.name, supervisor.counts).render,
-                models=list,
+                metrics=Metrics(release.name, supervisor.counts, agent.counts if agent else None).render,
+                models=agent.models if agent else list,
             ),
         )
 
-    supervisor = Supervisor(plan, listeners=listeners, logs=logs, started=open_admin_port)
+    supervisor = Supervisor(plan, listeners=listeners, logs=logs, models=agent, started=open_admin_port)
     return supervisor.run()
+
+
+def _agent(release: Release, options: argparse.Namespace, plan: Plan, logs: LogFiles) -> Agent | None:
+    """What follows the API's models, if it has any."""
+    models = models_of(release.spec)
+    if models is None or not isinstance(release.spec, RealtimeAPI):
+        return None
+    from cortex_serve.agent.agent import Agent
+    from cortex_serve.agent.parts import ReplicaParts
+
+    # access to S3 may be part of the API file's `env`, or of the project's `.env`
+    os.environ.update({name: value for name, value in plan.environ.items() if name.startswith("AWS_")})
+    folder: Path = options.models or options.log_dir / f"{options.replica}.models"
+    return Agent(ReplicaParts(folder, spec=release.spec, models=models, plan=plan, logs=logs))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--admin-port", type=int, required=True, help="port for health and metrics; 0: any")
     parser.add_argument(
         "--log-dir", metavar="DIR", type=_absolute, required=True, help="where the log is written"
+    )
+    parser.add_argument(
+        "--models",
+        metavar="DIR",
+        type=_absolute,
+        help="where copies of models are kept (default: in DIR of --log-dir)",
     )
     parser.add_argument(
         "--grace",

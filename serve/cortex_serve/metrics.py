@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from cortex_serve.control import ModelCounts
 from cortex_serve.stats import BUCKETS, StatsSnapshot
 from cortex_serve.supervisor import ReplicaCounts
+
+if TYPE_CHECKING:
+    from cortex_serve.agent.agent import AgentCounts
 
 
 class Metrics:
@@ -21,11 +26,18 @@ class Metrics:
 
     Args:
         count: asked at each scrape.
+        count_models: asked too; None for an API without models.
     """
 
-    def __init__(self, api_name: str, count: Callable[[], ReplicaCounts]) -> None:
+    def __init__(
+        self,
+        api_name: str,
+        count: Callable[[], ReplicaCounts],
+        count_models: Callable[[], AgentCounts] | None = None,
+    ) -> None:
         self._api_name = api_name
         self._count = count
+        self._count_models = count_models
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -43,6 +55,27 @@ class Metrics:
         yield self._counter(
             "cortex_client_closed", "Requests whose client left.", counts.requests.client_closed
         )
+        if self._count_models is not None:
+            yield from self._models(counts.models, self._count_models())
+
+    def _models(self, workers: ModelCounts, agent: AgentCounts) -> Iterable[Metric]:
+        """No metric has a model's name as a label: there may be thousands, and others every day."""
+        rollout = agent.rollout
+        yield self._counter("cortex_model_swaps", "Versions that became the latest.", rollout.swaps)
+        yield self._counter("cortex_model_fetch_failures", "Fetches that failed.", rollout.fetch_failures)
+        yield self._counter("cortex_model_load_failures", "Loads that failed.", rollout.load_failures)
+        yield self._counter("cortex_model_polls", "Successful listings of locations.", agent.passes)
+        if agent.listed_ago is not None:
+            text = "Seconds since every location was listed."
+            yield self._gauge("cortex_model_poll_age_seconds", text, agent.listed_ago)
+        yield self._counter("cortex_model_cache_hits", "Models that were in memory.", workers.hits)
+        yield self._counter("cortex_model_cache_misses", "Models that had to be waited for.", workers.misses)
+        yield self._counter("cortex_model_cache_evictions", "Models that made room.", workers.evictions)
+        yield self._counter(
+            "cortex_model_disk_evictions", "Versions that left the disk for others.", rollout.evictions
+        )
+        yield self._gauge("cortex_models_in_memory", "Versions in the workers' memory.", workers.held)
+        yield self._gauge("cortex_models_on_disk", "Versions on this machine.", rollout.on_disk)
 
     def _responses(self, requests: StatsSnapshot) -> Metric:
         family = CounterMetricFamily(
@@ -61,7 +94,7 @@ class Metrics:
         family.add_metric((self._api_name,), buckets=buckets, sum_value=requests.latency_sum * 1000)
         return family
 
-    def _gauge(self, name: str, text: str, value: int) -> Metric:
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=("api_name",))
         family.add_metric((self._api_name,), value)
         return family

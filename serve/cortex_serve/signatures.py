@@ -10,11 +10,20 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cortex_core.spec.contracts import CONTRACTS, VERBS, Contract, Method, none_of, unsupported
+from cortex_core.spec.contracts import (
+    CONTRACTS,
+    VERBS,
+    Contract,
+    Method,
+    missing_argument,
+    missing_method,
+    must_not_be_async,
+    none_of,
+    unsupported,
+    with_models,
+)
 
 __all__ = ["CONTRACTS", "VERBS", "check", "declared"]
-
-_LOAD_MODEL = Method(name="load_model", takes=("model_path",))
 
 
 def check(
@@ -37,7 +46,8 @@ def check(
     Returns:
         All problems, one sentence each; empty when the class fits.
     """
-    return list(_problems(cls, contract, reloads_models, batches, tuple(rpcs)))
+    contract = with_models(contract) if reloads_models else contract
+    return list(_problems(cls, contract, batches, tuple(rpcs)))
 
 
 def declared(function: Any) -> tuple[str, ...]:
@@ -47,50 +57,40 @@ def declared(function: Any) -> tuple[str, ...]:
     return tuple(each.name for each in parameters if each.kind in by_keyword and each.name != "self")
 
 
-def _problems(
-    cls: type, contract: Contract, reloads_models: bool, batches: bool, rpcs: tuple[str, ...]
-) -> Iterator[str]:
-    constructor = contract.constructor
-    methods = contract.methods
-    if reloads_models:
-        constructor = Method(
-            name="__init__",
-            takes=(*constructor.takes, "model_client"),
-            may_take=tuple(name for name in constructor.may_take if name != "model_client"),
-        )
-        methods = (*methods, _LOAD_MODEL)
-    yield from _constructor_problems(cls, constructor, reloads_models)
-    for method in methods:
-        yield from _method_problems(cls, method)
+def _problems(cls: type, contract: Contract, batches: bool, rpcs: tuple[str, ...]) -> Iterator[str]:
+    yield from _constructor_problems(cls, contract)
+    for method in contract.methods:
+        yield from _method_problems(cls, method, contract)
     for rpc in rpcs:
-        yield from _rpc_problems(cls, rpc, contract.rpc or ())
-    yield from _one_of_problems(cls, contract.one_of, batches)
+        yield from _rpc_problems(cls, rpc, contract)
+    yield from _one_of_problems(cls, contract, batches)
 
 
-def _constructor_problems(cls: type, method: Method, reloads_models: bool) -> Iterator[str]:
+def _constructor_problems(cls: type, contract: Contract) -> Iterator[str]:
+    method = contract.constructor
     function: Any = cls.__init__  # type: ignore[misc]  # reading it from the user's class is the point
     if function is object.__init__:
         if method.takes:
-            yield f"{cls.__name__}: the method '__init__' is missing; define `{_example(method)}`"
+            yield missing_method(cls.__name__, method)
         return
     if inspect.iscoroutinefunction(function):
-        yield f"{cls.__name__}.__init__: must not be `async`"
+        yield must_not_be_async(f"{cls.__name__}.__init__")
         return
-    for problem in _argument_problems(cls, method, function):
-        because = " because the API has 'multi_model_reloading'"
-        yield problem + (because if reloads_models and "'model_client' is missing" in problem else "")
+    yield from _argument_problems(cls, method, function, contract)
 
 
-def _method_problems(cls: type, method: Method) -> Iterator[str]:
+def _method_problems(cls: type, method: Method, contract: Contract) -> Iterator[str]:
     if not _defines(cls, method.name):
         if method.required:
-            yield f"{cls.__name__}: the method {method.name!r} is missing; define `{_example(method)}`"
+            yield missing_method(cls.__name__, method)
         return
     function = getattr(cls, method.name)
     if not callable(function):
         yield f"{cls.__name__}.{method.name}: must be a method, but it is of type {type(function).__name__!r}"
         return
-    yield from _argument_problems(cls, method, function)
+    if inspect.iscoroutinefunction(function) and not method.may_be_async:
+        yield must_not_be_async(f"{cls.__name__}.{method.name}")
+    yield from _argument_problems(cls, method, function, contract)
 
 
 def _defines(cls: type, name: str) -> bool:
@@ -98,10 +98,10 @@ def _defines(cls: type, name: str) -> bool:
     return any(name in vars(base) for base in cls.__mro__ if base is not object)
 
 
-def _rpc_problems(cls: type, rpc: str, may_take: tuple[str, ...]) -> Iterator[str]:
-    method = Method(name=rpc, may_take=may_take)
+def _rpc_problems(cls: type, rpc: str, contract: Contract) -> Iterator[str]:
+    method = Method(name=rpc, may_take=contract.rpc or ())
     if _defines(cls, rpc):
-        yield from _method_problems(cls, method)
+        yield from _method_problems(cls, method, contract)
         return
     yield (
         f"{cls.__name__}: the method {rpc!r} is missing, which the service in the protobuf file declares; "
@@ -109,10 +109,11 @@ def _rpc_problems(cls: type, rpc: str, may_take: tuple[str, ...]) -> Iterator[st
     )
 
 
-def _one_of_problems(cls: type, methods: tuple[Method, ...], batches: bool) -> Iterator[str]:
+def _one_of_problems(cls: type, contract: Contract, batches: bool) -> Iterator[str]:
+    methods = contract.one_of
     present = [method for method in methods if callable(getattr(cls, method.name, None))]
     for method in present:
-        yield from _argument_problems(cls, method, getattr(cls, method.name))
+        yield from _argument_problems(cls, method, getattr(cls, method.name), contract)
     if methods and batches and "handle_post" not in [method.name for method in present]:
         yield f"{cls.__name__}: the method 'handle_post' is missing; 'server_side_batching' needs it"
     elif methods and not present:
@@ -120,7 +121,7 @@ def _one_of_problems(cls: type, methods: tuple[Method, ...], batches: bool) -> I
         yield none_of(cls.__name__, methods, own)
 
 
-def _argument_problems(cls: type, method: Method, function: Any) -> Iterator[str]:
+def _argument_problems(cls: type, method: Method, function: Any, contract: Contract) -> Iterator[str]:
     where = f"{cls.__name__}.{method.name}"
     try:
         signature = inspect.signature(function)
@@ -146,7 +147,7 @@ def _argument_problems(cls: type, method: Method, function: Any) -> Iterator[str
     present = {each.name for each in named}
     for name in method.takes:
         if name not in present:
-            yield f"{where}: the argument {name!r} is missing; it is defined as `{method.name}{signature}`"
+            yield missing_argument(where, name, method, str(signature), contract)
 
 
 def _example(method: Method) -> str:

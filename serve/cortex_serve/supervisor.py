@@ -10,6 +10,10 @@ own, which only read what is here.
     leaving    after SIGTERM: workers finish what is in flight; after the grace, or a second signal, they are
                killed
 
+With models, an agent decides what the workers hold (`agent/agent.py`). A worker that ends while it loads a model
+is started again even before the replica was ready: the agent marks that version and has another one loaded, or
+gives up.
+
 A worker with one request thread builds its handler on that thread, in the first request; unless a client was
 earlier, the supervisor sends it.
 
@@ -29,13 +33,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from cortex_core.restarts import Restarts
 from cortex_core.runtime import EXIT_HANDLER_FAILED
 from cortex_serve import control, probe, stats
+from cortex_serve.control import ModelCounts
 from cortex_serve.listeners import Listeners
 from cortex_serve.log_files import LogFiles
 from cortex_serve.stats import StatsSnapshot
@@ -50,7 +55,7 @@ COLLECT_WITHIN = 0.25
 LOG_WITHIN = 5.0
 PROBE_TIMEOUT = 5.0
 FIRST_REQUEST_WITHIN = 0.5
-_PROBE_AGAIN = 0.2
+_PROBE_AGAIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,36 @@ class Plan:
     grace: float
 
 
+class Models(Protocol):
+    """What the supervisor needs of an agent that follows models. All methods return at once.
+
+    Attributes:
+        folder: where the snapshot is.
+        cells: descriptor of the shared memory.
+    """
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def cells(self) -> int: ...
+
+    def start(self, give_up: Callable[[str], None]) -> None:
+        """Begin; `give_up` is called, from any thread, if there is nothing that could be served."""
+
+    def worker_started(self, number: int, tell: Callable[[control.Order], bool]) -> None: ...
+
+    def said(self, number: int, message: control.Message) -> None: ...
+
+    def worker_ended(self, number: int, how: str, *, out_of_memory: bool) -> None: ...
+
+    def unready(self) -> list[str]:
+        """Why workers cannot get ready yet."""
+
+    def close(self) -> None:
+        """Stop; within a second or so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReplicaCounts:
     """Everything that metrics show, at one moment.
@@ -83,12 +118,14 @@ class ReplicaCounts:
         workers_ready: how many take requests.
         worker_restarts: how often one was started again.
         log_lines_dropped: by workers and supervisor.
+        models: of all workers that run or ran; `held` of those that run.
     """
 
     requests: StatsSnapshot
     workers_ready: int
     worker_restarts: int
     log_lines_dropped: int
+    models: ModelCounts
 
 
 @dataclass(kw_only=True)
@@ -124,15 +161,23 @@ class Supervisor:
         plan: what to run.
         listeners: the replica's port, a socket for each worker; closed when it leaves.
         logs: where everything that is written goes.
+        models: follows the API's models, if it has any.
         started: called once the first workers have been started.
     """
 
     def __init__(
-        self, plan: Plan, *, listeners: Listeners, logs: LogFiles, started: Callable[[], None]
+        self,
+        plan: Plan,
+        *,
+        listeners: Listeners,
+        logs: LogFiles,
+        models: Models | None = None,
+        started: Callable[[], None],
     ) -> None:
         self._plan = plan
         self._listeners = listeners
         self._logs = logs
+        self._models = models
         self._started = started
         self._slots = [Slot(number=number + 1) for number in range(plan.workers)]
         self._turn = os.memfd_create("cortex-turn")
@@ -142,6 +187,8 @@ class Supervisor:
         self._reported = threading.Condition()
         self._ended_requests = StatsSnapshot()
         self._ended_dropped = 0
+        self._ended_models = ModelCounts()
+        self._given_up: str | None = None
         self._probe_failure: str | None = "no probe request was answered yet"
         self._probing = False
         self._was_ready = False
@@ -156,6 +203,8 @@ class Supervisor:
             The exit status of the replica.
         """
         self._listen_to_signals()
+        if self._models is not None:
+            self._models.start(self._give_up)
         for slot in self._slots:
             self._start(slot)
         self._started()
@@ -174,8 +223,11 @@ class Supervisor:
         ready = sum(slot.ready for slot in self._slots)
         if self._was_ready:
             return [] if ready else ["no worker is ready"]
+        waiting = self._models.unready() if self._models is not None else []
         if ready < len(self._slots):
-            return [f"{ready} of {len(self._slots)} workers are ready"]
+            return [f"{ready} of {len(self._slots)} workers are ready", *waiting]
+        if waiting:
+            return ["the models are not loaded yet", *waiting]
         return [self._probe_failure] if self._probe_failure else []
 
     def health(self) -> dict[str, Any]:
@@ -214,6 +266,9 @@ class Supervisor:
                 log_lines_dropped=self._logs.dropped
                 + self._ended_dropped
                 + sum(report.log_lines_dropped for report in reports),
+                models=control.total(
+                    [self._ended_models, *(report.models for report in reports if report.models)]
+                ),
             )
 
     def _ready_workers(self) -> list[WorkerProcess]:
@@ -240,6 +295,8 @@ class Supervisor:
                 listener=self._listeners.sockets[slot.number - 1],
                 turn=self._turn,
                 first_request=self._can_choose_worker,
+                models=self._models.folder if self._models is not None else None,
+                cells=self._models.cells if self._models is not None else -1,
                 environ=self._plan.environ,
                 logs=self._logs,
             )
@@ -250,6 +307,8 @@ class Supervisor:
             return
         slot.worker = worker
         self._selector.register(worker.control, selectors.EVENT_READ, lambda: self._listen_to(worker))
+        if self._models is not None:
+            self._models.worker_started(slot.number, worker.tell)
 
     def _start_what_is_due(self) -> None:
         for slot in self._slots:
@@ -270,6 +329,9 @@ class Supervisor:
             for number in self._woken.recv(4096):
                 if number in (signal.SIGTERM, signal.SIGINT):
                     self._leave(signal.Signals(number))
+        if self._given_up is not None and not self._leaving:
+            self._log("ERROR", self._given_up)
+            self._status = EXIT_HANDLER_FAILED
         for slot in self._slots:
             if slot.worker is not None and (status := slot.worker.ended()) is not None:
                 self._ended(slot, slot.worker, status)
@@ -278,6 +340,9 @@ class Supervisor:
         with self._reported:
             messages = worker.messages()
             self._reported.notify_all()
+        if self._models is not None:
+            for message in messages:
+                self._models.said(worker.number, message)
         if any(isinstance(message, control.Loaded) for message in messages):
             self._send_first_request(worker)
         if any(isinstance(message, control.Ready) for message in messages):
@@ -307,8 +372,9 @@ class Supervisor:
 
     def _probe(self) -> None:
         while not self._was_ready and not self._leaving:
-            self._probe_failure = probe.failure(self._listeners.address, timeout=PROBE_TIMEOUT)
-            self._was_ready = self._probe_failure is None
+            if self._models is None or not self._models.unready():
+                self._probe_failure = probe.failure(self._listeners.address, timeout=PROBE_TIMEOUT)
+                self._was_ready = self._probe_failure is None
             if not self._was_ready:
                 time.sleep(_PROBE_AGAIN)
         if self._was_ready:
@@ -322,12 +388,15 @@ class Supervisor:
             slot.worker = None
         worker.close()
         self._prefer_ready_workers()
+        if self._models is not None:
+            killed = status == -signal.SIGKILL  # nobody but the kernel does that here, for want of memory
+            self._models.worker_ended(slot.number, describe(status), out_of_memory=killed)
         what = f"worker {slot.number} (process {worker.pid}) {describe(status)}"
         if self._leaving:
             self._log("INFO" if worker.stopped else "ERROR", what)
             if not any(each.worker for each in self._slots):
                 self._status = 0
-        elif not self._was_ready and not worker.ready:
+        elif not self._was_ready and not worker.ready and not worker.loading:
             self._log("ERROR", f"{what} before it was ready")
             self._status = EXIT_HANDLER_FAILED
         else:
@@ -344,6 +413,14 @@ class Supervisor:
             requests = msgspec.structs.replace(worker.report.requests, in_flight=0)
             self._ended_requests = stats.total([self._ended_requests, requests])
             self._ended_dropped += worker.report.log_lines_dropped
+            if worker.report.models is not None:
+                counted = msgspec.structs.replace(worker.report.models, held=0)
+                self._ended_models = control.total([self._ended_models, counted])
+
+    def _give_up(self, reason: str) -> None:
+        """End, because nothing can be served. From any thread."""
+        self._given_up = reason
+        self._wake.send(b"\0")
 
     # leaving
 
@@ -374,6 +451,8 @@ class Supervisor:
         for slot in self._slots:
             if slot.worker is not None:
                 slot.worker.kill()
+        if self._models is not None:
+            self._models.close()
         self._log("INFO", f"replica ends with status {self._status}")
         self._logs.close(timeout=LOG_WITHIN)
 

@@ -17,7 +17,7 @@ _CARRIERS = ("<frozen importlib", "<frozen runpy")
 def from_first_user_frame(error: BaseException) -> TracebackType | None:
     """The part of the error's traceback that begins in the user's code; None if no frame is theirs."""
     frame = error.__traceback__
-    while frame is not None and _is_carrier(frame.tb_frame.f_code.co_filename):
+    while frame is not None and is_carrier(frame.tb_frame.f_code.co_filename):
         frame = frame.tb_next
     return frame
 
@@ -28,5 +28,6 @@ def text(error: BaseException) -> str:
     return "".join(lines).rstrip("\n")
 
 
-def _is_carrier(filename: str) -> bool:
+def is_carrier(filename: str) -> bool:
+    """Whether a file's frames say nothing about the user's code."""
     return filename.startswith((_OURS, *_CARRIERS)) or filename.endswith("/concurrent/futures/thread.py")

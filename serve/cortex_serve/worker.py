@@ -19,16 +19,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cortex_core import release as releases
 from cortex_core.errors import CortexError
+from cortex_core.models.tree import shown
 from cortex_core.release import Release
 from cortex_core.runtime import EXIT_HANDLER_FAILED
-from cortex_core.spec.types import source_of
-from cortex_serve import control, tracebacks
+from cortex_core.spec.types import models_of, source_of
+from cortex_serve import control, snapshot, tracebacks
+from cortex_serve.cells import Cells
 from cortex_serve.control import WorkerSettings
 from cortex_serve.log import Log, follow_threads, open_log
 from cortex_serve.stats import Stats
+
+if TYPE_CHECKING:
+    from cortex_serve.models.table import ModelTable
 
 REPORT_INTERVAL = 1.0
 LEAVE_WITHIN = 5.0
@@ -61,12 +67,16 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
     from cortex_serve.first_request import BuiltByFirstRequest
 
     supervisor = _Supervisor(socket.socket(fileno=settings.control), log)
-    supervisor.start()
+    models = _models(settings, release, supervisor, log)
+    supervisor.start(models)
 
     def build() -> application.Application:
         with _turn(settings.turn):
-            built = application.create_application(release, cls, log=log)
-        gc.freeze()  # what is loaded stays; collections need not look at it again
+            built = application.create_application(release, cls, log=log, models=models)
+        gc.freeze()  # what is loaded stays, except models; collections need not look at it again
+        if models is not None:
+            models.start()
+            models.wait_until_held()
         return built
 
     try:
@@ -93,6 +103,25 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
     supervisor.report()
     _leave_soon(0)
     return 0
+
+
+def _models(
+    settings: WorkerSettings, release: Release, supervisor: _Supervisor, log: Log
+) -> ModelTable | None:
+    models = models_of(release.spec)
+    if settings.models is None or models is None:
+        return None
+    from cortex_serve.models.table import ModelTable
+
+    return ModelTable(
+        Cells(settings.cells),
+        read_snapshot=partial(snapshot.read, Path(settings.models)),
+        send=supervisor.tell,
+        cache_size=models.cache_size,
+        load_timeout=models.load_timeout / 1e9,
+        names=partial(shown, api=release.name),
+        logger=log.logger,
+    )
 
 
 def _log_failure(log: Log, failure: BaseException) -> None:
@@ -124,33 +153,67 @@ class _Supervisor:
         self._connection = connection
         self._log = log
         self._stats: Stats | None = None
+        self._models: ModelTable | None = None
 
-    def start(self) -> None:
+    def start(self, models: ModelTable | None) -> None:
+        self._models = models
+        if models is not None:
+            models.follow()
         self._connection.settimeout(REPORT_INTERVAL)
         threading.Thread(target=self._listen, name="cortex-control", daemon=True).start()
 
     def loaded(self) -> None:
-        self._send(control.Loaded())
+        self.tell(control.Loaded())
 
     def ready(self, stats: Stats) -> None:
         self._stats = stats
-        self._send(control.Ready())
+        self.tell(control.Ready())
 
     def report(self) -> None:
         if self._stats is not None:
-            requests = self._stats.snapshot()
-            self._send(control.Report(requests=requests, log_lines_dropped=self._log.dropped))
+            report = control.Report(
+                requests=self._stats.snapshot(),
+                log_lines_dropped=self._log.dropped,
+                models=self._models.counts() if self._models is not None else None,
+            )
+            with suppress(OSError):  # it is gone, or so busy that a report more or less says nothing
+                self._connection.send(control.encode(report))
+
+    def tell(self, message: control.Message) -> None:
+        """Say something that must not get lost, from any thread; waits for as long as the supervisor is busy."""
+        data = control.encode(message)
+        while True:
+            try:
+                self._connection.send(data)
+            except TimeoutError:
+                continue
+            except OSError:  # it is gone, and so is this process, in a moment
+                return
+            else:
+                return
 
     def _listen(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                if not self._connection.recv(control.MAX_MESSAGE):
-                    os._exit(_ORPHANED)
-            self.report()
+            try:
+                data = self._connection.recv(control.MAX_MESSAGE)
+            except TimeoutError:
+                self.report()
+                continue
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                os._exit(_ORPHANED)
+            self._obey(control.decode_order(data))
 
-    def _send(self, message: control.Message) -> None:
-        with suppress(OSError):  # it is gone, or so busy that a report more or less says nothing
-            self._connection.send(control.encode(message))
+    def _obey(self, order: control.Order) -> None:
+        if isinstance(order, control.Collect):
+            self.report()
+        elif self._models is None:
+            return
+        elif isinstance(order, control.Follow):
+            self._models.follow()
+        else:
+            self._models.answer(order)
 
 
 def _die_with(supervisor: int) -> None:
@@ -163,8 +226,9 @@ def _die_with(supervisor: int) -> None:
 
 def _keep_to_itself(settings: WorkerSettings) -> None:
     """Keep what was inherited from what the handler starts, and `/` from the import path."""
-    for descriptor in (settings.listener, settings.control, settings.log, settings.turn):
-        os.set_inheritable(descriptor, False)
+    for descriptor in (settings.listener, settings.control, settings.log, settings.turn, settings.cells):
+        if descriptor != -1:
+            os.set_inheritable(descriptor, False)
     sys.path[:] = [entry for entry in sys.path if entry != os.sep]
 
 

@@ -41,6 +41,7 @@ class WorkerProcess:
         first_request: connection with the request in whose thread it builds its handler, or None.
         ready_at: monotonic time at which it became ready, or None.
         report: what it last said it had counted, or None.
+        loading: serials of the models that it is loading now.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class WorkerProcess:
         listener: socket.socket,
         turn: int,
         first_request: bool,
+        models: Path | None,
+        cells: int,
         environ: Mapping[str, str],
         logs: LogFiles,
     ) -> None:
@@ -63,6 +66,7 @@ class WorkerProcess:
         self.ready_at: float | None = None
         self.report: control.Report | None = None
         self.reported_at = 0.0
+        self.loading: set[int] = set()
         self.control, theirs = control.pair()
         self.control.setblocking(False)
         pipes: dict[Kind, tuple[int, int]] = {kind: os.pipe() for kind in get_args(Kind)}
@@ -76,6 +80,8 @@ class WorkerProcess:
             log=pipes["lines"][1],
             turn=turn,
             first_request=first_request,
+            models=str(models) if models is not None else None,
+            cells=cells,
         )
         try:
             self._process = _start(settings, environ, stdout=pipes["stdout"][1], stderr=pipes["stderr"][1])
@@ -103,7 +109,7 @@ class WorkerProcess:
         return time.monotonic() - self.ready_at if self.ready_at is not None else None
 
     def messages(self) -> list[Message]:
-        """What it said since the last call; notes readiness and counts."""
+        """What it said since the last call; notes readiness, counts and what it is loading."""
         messages = []
         while not self.hung_up and (data := self._receive()):
             message = control.decode(data)
@@ -113,14 +119,29 @@ class WorkerProcess:
                 self._end_first_request()
             elif isinstance(message, control.Report):
                 self.report, self.reported_at = message, time.monotonic()
+            elif isinstance(message, control.ModelLoading):
+                self.loading.add(message.serial)
+            elif isinstance(message, control.ModelLoaded | control.ModelFailed):
+                self.loading.discard(message.serial)
         return messages
 
     def ask_for_report(self) -> None:
         """Have it report now; from any thread."""
+        self.tell(control.Collect())
+
+    def tell(self, order: control.Order) -> bool:
+        """Send it an order; from any thread.
+
+        Returns:
+            False when it has so many waiting that this one was not sent.
+        """
         try:
-            self.control.send(control.COLLECT, socket.MSG_DONTWAIT)
-        except OSError:  # it is ending, or has so many waiting that one more says nothing
-            return
+            self.control.send(control.encode(order), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:  # it is ending
+            return True
+        return True
 
     def stop(self) -> None:
         """Have it finish what is in flight and end; one that has nothing in flight yet is killed."""
@@ -149,14 +170,15 @@ class WorkerProcess:
             self.first_request = None
 
     def _receive(self) -> bytes:
-        try:
-            data = self.control.recv(control.MAX_MESSAGE)
-        except BlockingIOError:
-            return b""
-        except ConnectionResetError:
-            data = b""
-        self.hung_up = not data
-        return data
+        while True:
+            try:
+                data = self.control.recv(control.MAX_MESSAGE)
+            except BlockingIOError:
+                return b""
+            except ConnectionResetError:  # it ended without having read all orders; what it said comes next
+                continue
+            self.hung_up = not data
+            return data
 
 
 def describe(status: int) -> str:
@@ -179,5 +201,15 @@ def _start(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        pass_fds=(settings.listener, settings.control, settings.log, settings.turn),
+        pass_fds=[
+            descriptor
+            for descriptor in (
+                settings.listener,
+                settings.control,
+                settings.log,
+                settings.turn,
+                settings.cells,
+            )
+            if descriptor != -1
+        ],
     )

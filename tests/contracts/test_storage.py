@@ -15,6 +15,7 @@ from support.buckets import new_bucket, use_endpoint
 from cortex_core.errors import Changed, CortexError, NotFound, StorageUnavailable
 from cortex_core.storage import LocalStorage, Storage, open_storage
 from cortex_core.storage.files import explained
+from cortex_core.storage.protocol import Stopped
 
 IMPLEMENTATIONS = ("path", "file", "s3", "s3 with a prefix")
 
@@ -145,6 +146,24 @@ def test_downloading_the_content_that_was_listed(storage: Storage, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["to"]
 
 
+def test_a_download_that_is_not_wanted_any_more(storage: Storage, tmp_path: Path) -> None:
+    storage.write("a", b"x" * 1_000_000)
+    (tmp_path / "to").write_bytes(b"old")
+    with pytest.raises(Stopped):
+        storage.download("a", tmp_path / "to", stopped=lambda: True)
+    assert (tmp_path / "to").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["to"]
+    storage.download("a", tmp_path / "to", stopped=lambda: False)
+    assert (tmp_path / "to").read_bytes() == b"x" * 1_000_000
+
+
+def test_the_longest_name_a_file_can_have(storage: Storage, tmp_path: Path) -> None:
+    name = "🌱" * 63
+    storage.write(name, b"x")
+    storage.download(name, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"x"
+
+
 @pytest.mark.parametrize("key", ["a+b c", "100%", "%41", "a&b<c>'\"", "é/ü", "a=b?c#d", "~$@!*()"])
 def test_unusual_keys(storage: Storage, key: str) -> None:
     storage.write(key, key.encode())
@@ -160,6 +179,15 @@ def test_sweeping_leaves_objects(storage: Storage) -> None:
     storage.write("a", b"1")
     storage.sweep()
     assert storage.read("a") == b"1"
+
+
+def test_what_is_written_object_by_object_is_not_sealed(storage: Storage) -> None:
+    storage.write("a/7/b", b"1")
+    storage.write("a/7/c/d", b"1")
+    for prefix in ("a/7/", "a/", "", "nothing/"):
+        assert not storage.sealed(prefix)
+    with pytest.raises(CortexError):
+        storage.sealed("../")
 
 
 def test_uploading_what_is_not_there_changes_nothing(storage: Storage, tmp_path: Path) -> None:
@@ -292,6 +320,71 @@ def test_a_local_storage_lists_links_to_files_but_not_folders(tmp_path: Path) ->
     (tmp_path / "folder").symlink_to("a")
     (tmp_path / "broken").symlink_to("nowhere")
     assert [(entry.key, entry.size) for entry in storage.list()] == [("a/b", 2), ("link", 2)]
+
+
+def test_a_local_folder_that_was_renamed_into_place_is_sealed_until_something_in_it_changes(
+    tmp_path: Path,
+) -> None:
+    storage = LocalStorage(tmp_path / "models")
+    (tmp_path / "7" / "c").mkdir(parents=True)
+    (tmp_path / "7" / "b").write_bytes(b"1")
+    (tmp_path / "7" / "c" / "d").write_bytes(b"1")
+    (tmp_path / "models").mkdir()
+    pass_time(tmp_path)
+    (tmp_path / "7").rename(tmp_path / "models" / "7")
+    folder = tmp_path / "models" / "7"
+    changes: list[Callable[[], object]] = [
+        lambda: (folder / "b").write_bytes(b"2"),
+        lambda: (folder / "c" / "d").write_bytes(b"2"),
+        lambda: (folder / "e").write_bytes(b"2"),
+        lambda: (folder / "c" / "e").write_bytes(b"2"),
+        lambda: (folder / "c" / "e").unlink(),
+    ]
+    for change in changes:
+        assert storage.sealed("7/")
+        pass_time(tmp_path)
+        change()
+        assert not storage.sealed("7/")
+        pass_time(tmp_path)
+        folder.rename(tmp_path / "7")
+        (tmp_path / "7").rename(folder)
+
+
+def pass_time(folder: Path) -> None:
+    """Until the file system's clock ticks, which it does every few milliseconds."""
+    (folder / "clock").write_bytes(b"")
+    first = (folder / "clock").stat().st_mtime_ns
+    while (folder / "clock").stat().st_mtime_ns == first:
+        (folder / "clock").write_bytes(b"1")
+
+
+def test_a_local_storage_lists_keys_that_it_cannot_use(tmp_path: Path) -> None:
+    (tmp_path / "a\\b").write_bytes(b"1")
+    (tmp_path / "c\nd").write_bytes(b"1")
+    storage = LocalStorage(tmp_path)
+    assert keys(storage) == ["a\\b", "c\nd"]
+    for key in keys(storage):
+        with pytest.raises(CortexError, match="cannot be the key of a stored object"):
+            storage.download(key, tmp_path / "to")
+
+
+def test_a_local_folder_that_cannot_be_read_is_an_error_not_a_folder_without_files(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "models")
+    storage.write("a/b", b"1")
+    (tmp_path / "models" / "loop").symlink_to("loop")
+    deep = tmp_path / "models"
+    descriptor = os.open(deep, os.O_RDONLY)
+    try:
+        for _ in range(20):  # a path that is too long to be opened by its name
+            os.mkdir("d" * 250, dir_fd=descriptor)
+            inner = os.open("d" * 250, os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+    finally:
+        os.close(descriptor)
+    with pytest.raises(CortexError, match="models cannot be listed: File name too long"):
+        keys(storage)
+    assert keys(storage, "a/") == ["a/b"]
 
 
 def test_a_local_key_that_is_a_folder_cannot_be_written(tmp_path: Path) -> None:

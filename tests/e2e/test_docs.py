@@ -14,7 +14,7 @@ from support.installation import BIN, Installation, wait_for
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("handlers.md", "projects.md", "python-client.md")
+PAGES = ("handlers.md", "models.md", "projects.md", "python-client.md")
 GATEWAY = "http://127.0.0.1:8888"
 
 
@@ -52,10 +52,11 @@ def output_of(cortex: Installation, command: str) -> str:
     return done.stdout
 
 
-def bash(cortex: Installation, command: str) -> subprocess.CompletedProcess[str]:
+def bash(cortex: Installation, command: str, *, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command.replace(GATEWAY, cortex.gateway_url)],
         env={**cortex.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -106,6 +107,38 @@ def test_project(cortex: Installation, project: Path) -> None:
     assert f"`{answer}`" in page("projects.md")
     plan = cortex.run("validate", "larger.yaml", cwd=project)
     assert "valid" in plan.stdout
+
+
+def test_models(cortex: Installation, tmp_path: Path) -> None:
+    folder = tmp_path / "scale"
+    folder.mkdir()
+    shown = blocks("models.md")
+    expected = {
+        number for number, block in enumerate(shown) if block.language == "text" and "." not in block.title
+    }
+    for number, block in enumerate(shown):
+        if re.fullmatch(r"[\w./]+", block.title) and "." in block.title:
+            (folder / block.title).write_text(block.text.partition("\n")[2])
+        elif block.language == "bash" and number + 1 in expected:
+            wait_until_printed(cortex, block.text.splitlines(), shown[number + 1].text, cwd=folder)
+            expected.discard(number + 1)
+        elif block.language == "bash":
+            done = bash(cortex, f"set -e\n{block.text}", cwd=folder)
+            assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    assert not expected
+    (folder / "models-of-customers" / "ada").mkdir(parents=True)
+    (folder / "models-of-customers" / "ada" / "model.json").write_text("{}")
+    cortex.run("validate", "settings.yaml", cwd=folder)
+
+
+def wait_until_printed(cortex: Installation, commands: list[str], expected: str, *, cwd: Path) -> None:
+    """Run commands again and again until they print what is expected, a line each."""
+
+    def printed() -> bool:
+        lines = [bash(cortex, command, cwd=cwd).stdout.rstrip("\n") for command in commands]
+        return "".join(f"{line}\n" for line in lines) == expected
+
+    wait_for(printed, within=20, what=expected)
 
 
 def test_python_client(cortex: Installation, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
-from support.installation import BIN, Installation
+from support.installation import BIN, Installation, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,11 +21,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def example(name: str, folder: Path) -> Path:
     """A copy of an example, trained."""
     copy = folder / name
-    shutil.copytree(
-        EXAMPLES / name, copy, ignore=shutil.ignore_patterns("*.joblib", "sample.*", "__pycache__")
-    )
-    subprocess.run([str(BIN / "python"), "train.py"], cwd=copy, check=True, capture_output=True, timeout=300)
+    made = shutil.ignore_patterns("*.joblib", "sample.*", "models", ".training", "__pycache__")
+    shutil.copytree(EXAMPLES / name, copy, ignore=made)
+    train(copy)
     return copy
+
+
+def train(folder: Path) -> None:
+    subprocess.run(
+        [str(BIN / "python"), "train.py"], cwd=folder, check=True, capture_output=True, timeout=300
+    )
 
 
 def predict(cortex: Installation, *words: str, cwd: Path) -> dict[str, object]:
@@ -59,6 +66,66 @@ def test_image_classifier(cortex: Installation, tmp_path: Path) -> None:
     not_a_picture = cortex.run("predict", "digits", "hello", cwd=folder, expect=1)
     assert "not a picture" in not_a_picture.stdout + not_a_picture.stderr
     cortex.run("delete", "digits", "--force")
+
+
+def test_live_reloading(cortex: Installation, tmp_path: Path) -> None:
+    folder = example("live-reloading", tmp_path)
+    cortex.run("deploy", "--yes", cwd=folder, timeout=300)
+    sample = json.loads((folder / "sample.json").read_text())
+    assert predict(cortex, "diabetes", "@sample.json", cwd=folder)["learned_from"] == 60
+
+    answers: list[tuple[str, int]] = []
+    with httpx.Client(timeout=20) as client:
+        training = threading.Thread(target=train, args=(folder,))
+        training.start()
+        deadline = time.monotonic() + 60
+        while not answers or answers[-1] != ("diabetes:2", 120):
+            assert time.monotonic() < deadline, set(answers)
+            answer = client.post(cortex.url("diabetes"), json=sample)
+            assert answer.status_code == 200, answer.text
+            answers.append((answer.headers["x-cortex-model"], answer.json()["learned_from"]))
+        training.join()
+    assert set(answers) == {("diabetes:1", 60), ("diabetes:2", 120)}
+    assert answers == sorted(answers)
+
+    models = {row["version"]: row["state"] for row in cortex.api("diabetes")["models"]}
+    assert models["2"] == "live"
+    cortex.run("delete", "diabetes", "--force")
+
+
+def test_multi_model(cortex: Installation, tmp_path: Path) -> None:
+    folder = example("multi-model", tmp_path)
+    cortex.run("deploy", "--yes", cwd=folder, timeout=300)
+    by_name = ("digit-pairs", "@sample.json", "--query")
+    assert predict(cortex, *by_name, "model=3-or-8", cwd=folder)["digit"] == 3
+    sample = json.loads((folder / "sample.json").read_text())
+
+    def used(name: str) -> str:
+        answer = httpx.post(cortex.url("digit-pairs"), json=sample, params={"model": name}, timeout=20)
+        return str(answer.headers.get("x-cortex-model"))
+
+    names = sorted(path.name for path in (folder / "models").iterdir())
+    assert len(names) == 45
+    with httpx.Client(timeout=20) as client:
+        for name in names:
+            answer = client.post(cortex.url("digit-pairs"), json=sample, params={"model": name})
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["x-cortex-model"] == f"{name}:1"
+            assert str(answer.json()["digit"]) in name
+            assert "3" not in name or answer.json()["digit"] == 3
+        unknown = client.post(cortex.url("digit-pairs"), json=sample, params={"model": "3-or-x"})
+    assert 400 <= unknown.status_code < 500
+    assert "3-or-x" in unknown.text
+
+    (home,) = cortex.home.glob("**/models/versions")
+    assert 0 < len(list(home.glob("*/*"))) <= 20
+    models = cortex.api("digit-pairs")["models"]
+    assert {row["name"] for row in models} == set(names)
+    assert 0 < sum(row["loaded_at"] is not None for row in models) <= 5
+
+    train(folder)
+    wait_for(lambda: used("3-or-8") == "3-or-8:2", within=30, what="the next version of a model")
+    cortex.run("delete", "digit-pairs", "--force")
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXAMPLES.glob("*/cortex.yaml")))

@@ -10,9 +10,14 @@ import boto3
 import pytest
 from botocore.config import Config
 
+ACCESS_KEY = "models:admin"
+"""As Swift wants it: account and user; moto takes any."""
+
+SECRET_KEY = "a-very-secret-key"
+
 ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "AKIATEST",
-    "AWS_SECRET_ACCESS_KEY": "a-very-secret-key",
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_CONFIG_FILE": "/nonexistent",
@@ -20,11 +25,15 @@ ENVIRONMENT = {
 }
 
 
+def environ(port: int) -> dict[str, str]:
+    """Variables by which boto3 finds S3 at this port of 127.0.0.1."""
+    return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+
+
 def use_endpoint(environment: pytest.MonkeyPatch, port: int) -> None:
     """boto3 finds S3 at this port of 127.0.0.1."""
-    for name, value in ENVIRONMENT.items():
+    for name, value in environ(port).items():
         environment.setenv(name, value)
-    environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
 
 
 @functools.cache
@@ -33,8 +42,8 @@ def client(port: int) -> Any:
     return boto3.client(
         "s3",
         endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id="AKIATEST",
-        aws_secret_access_key="a-very-secret-key",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
         region_name="us-east-1",
         config=Config(s3={"addressing_style": "path"}, max_pool_connections=20),
     )

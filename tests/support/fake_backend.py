@@ -166,6 +166,7 @@ class FakeBackend:
             release_id=release.id,
             state="initializing",
             host="127.0.0.1",
+            admin_port=1,
             port=self._next_port(),
         )
         match self.behaviour.get(release.project_digest, "ready"):

@@ -51,6 +51,7 @@ class FakeOperator:
         steps: what each deployment goes through after its first state, one a question.
         refusal: answer to every request but `/v1/info`.
         requests: method and path of each request, in order.
+        asked: what was to be deployed.
         conflict: why no API of a file is deployed.
         looks_before_delete: how often an API is asked for before its deletion ends.
     """
@@ -67,6 +68,7 @@ class FakeOperator:
     looks_before_delete: int = 0
     requests: list[str] = field(default_factory=list)
     calls: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    asked: list[DeployRequest] = field(default_factory=list)
     endpoint: str = ""
     _remaining: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     _wanted: dict[str, tuple[Api, str]] = field(default_factory=dict)
@@ -123,6 +125,7 @@ class FakeOperator:
         if refused is not None:
             return refused
         wanted = msgspec.json.decode(await request.body(), type=DeployRequest)
+        self.asked.append(wanted)
         if wanted.project_digest is not None and wanted.project_digest not in self.projects:
             return _json(Problem(code="not_found", message="no such project"), 404)
         apis = load(wanted.config, filename=wanted.config_name)

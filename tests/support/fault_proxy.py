@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 _WAIT_SECONDS = 60
+_LENGTH = rb"(?i)\r\ncontent-length: *(\d+)"
 _ERROR = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>{code}.</Message></Error>'
 
 
@@ -30,6 +31,7 @@ class Fault:
         cut: the connection ends after so many bytes of the body.
         drip: the body comes byte by byte, one each so many seconds.
         flip: one bit of the body's last byte is changed.
+        rewrite: makes the answer's body that is sent from the one that came.
         before: called before the request is forwarded.
     """
 
@@ -42,19 +44,26 @@ class Fault:
     cut: int | None = None
     drip: float | None = None
     flip: bool = False
-    before: Callable[[], None] | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
+    before: Callable[[], object] | None = None
 
 
 @dataclass
 class FaultProxy:
-    """`requests` are the heads of all that came, in order."""
+    """`requests` are the heads of all that came, in order.
+
+    `choose` says which fault a request meets that none of those added is for. Once `calm` is set, nothing hangs or
+    drips any more: what did is reset.
+    """
 
     port: int
     upstream: int
+    choose: Callable[[str], Fault] = field(default=lambda _: Fault())
     requests: list[str] = field(default_factory=list)
     _faults: list[Fault] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     closed: threading.Event = field(default_factory=threading.Event)
+    calm: threading.Event = field(default_factory=threading.Event)
 
     def add(self, fault: Fault) -> None:
         with self._lock:
@@ -74,7 +83,7 @@ class FaultProxy:
                 if fault.times > 0 and re.search(fault.match, head):
                     fault.times -= 1
                     return fault
-        return Fault()
+            return self.choose(head)
 
 
 @contextmanager
@@ -88,6 +97,7 @@ def fault_proxy(upstream: int) -> Iterator[FaultProxy]:
             yield proxy
         finally:
             proxy.closed.set()
+            proxy.calm.set()
             accepting.join()
 
 
@@ -126,7 +136,7 @@ def _exchange(client: socket.socket, head: bytes, proxy: FaultProxy) -> bool:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         return False
     if fault.hang:
-        proxy.closed.wait(_WAIT_SECONDS)
+        proxy.calm.wait(_WAIT_SECONDS)
         return False
     if fault.break_error:
         client.sendall(b"HTTP/1.1 412 Fault\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n<?xml")
@@ -160,16 +170,34 @@ def _relay(
         if not ready:
             return False
         answer = _head(server)
-        client.sendall(answer)
         if answer.startswith(b"HTTP/1.1 100"):
+            client.sendall(answer)
             continue
         break
-    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", answer)
+    if fault.rewrite is not None and answer.startswith(b"HTTP/1.1 200"):
+        client.sendall(_rewritten(server, answer, fault.rewrite))
+        return False
+    client.sendall(answer)
+    length = re.search(_LENGTH, answer)
     if head.startswith(b"HEAD"):
         return False
     if length is None:
         return _relay_chunks(client, server, answer)
     return _relay_body(client, server, int(length[1]), fault, proxy)
+
+
+def _rewritten(server: socket.socket, answer: bytes, rewrite: Callable[[bytes], bytes]) -> bytes:
+    """An answer whose length is told, with another body."""
+    told = re.search(_LENGTH, answer)
+    assert told is not None, answer
+    body = b""
+    while len(body) < int(told[1]):
+        data = server.recv(65536)
+        if not data:
+            return b""
+        body += data
+    body = rewrite(body)
+    return re.sub(_LENGTH, b"\r\nConnection: close\r\nContent-Length: %d" % len(body), answer) + body
 
 
 def _relay_chunks(client: socket.socket, server: socket.socket, answer: bytes) -> bool:
@@ -199,7 +227,7 @@ def _relay_body(
             data = data[:-1] + bytes([data[-1] ^ 1])
         client.sendall(data)
         if fault.drip is not None:
-            if proxy.closed.is_set():
+            if proxy.calm.is_set():
                 return False
             time.sleep(fault.drip)
     return sent == size

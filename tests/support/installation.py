@@ -41,14 +41,20 @@ def wait_for(condition: Callable[[], Any], *, within: float, what: str) -> Any:
 
 
 class Installation:
-    """One CORTEX_HOME, and `cortex` in it."""
+    """One CORTEX_HOME, and `cortex` in it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: an existing one for the home.
+        environ: further variables of its processes.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home = folder / "home"
         gateway, operator = free_ports(2)
         self.gateway_url = f"http://127.0.0.1:{gateway}"
         self.environ: Mapping[str, str] = {
             **os.environ,
+            **(environ or {}),
             "CORTEX_HOME": str(self.home),
             "CORTEX_CLI_CONFIG_DIR": str(folder / "config"),
             "CORTEX_GATEWAY_PORT": str(gateway),

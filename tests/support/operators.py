@@ -13,7 +13,11 @@ from typing import Any, BinaryIO, TypeVar
 from cortex_core import archive
 from cortex_core.home import Home
 from cortex_core.operator_api import ApiResult, ApiStatus, Deployment, DeployRequest
+from cortex_core.spec.load import ListLocations
+from cortex_operator.backends.protocol import Replica
 from cortex_operator.clock import Clock
+from cortex_operator.model_listings import list_locations
+from cortex_operator.model_reports import Ask, Report
 from cortex_operator.operator import Operator, create_operator
 from support.fake_backend import FakeBackend
 from support.fake_clock import FakeClock
@@ -23,8 +27,11 @@ T = TypeVar("T")
 
 HANDLER = """\
 class Handler:
-    def __init__(self, config):
+    def __init__(self, config, model_client=None):
         pass
+
+    def load_model(self, model_path):
+        return model_path
 
     def handle_post(self, payload):
         return payload
@@ -78,6 +85,11 @@ def packed(code: str) -> tuple[bytes, str]:
     return into.getvalue(), digest
 
 
+async def no_models(_: Replica) -> Report:
+    """What a replica says that has seen none yet."""
+    return ()
+
+
 @dataclass
 class World:
     """One home, and what outlives the operators in it."""
@@ -87,10 +99,17 @@ class World:
     backend: FakeBackend = field(default_factory=FakeBackend)
     gateway: FakeGateway = field(default_factory=FakeGateway)
     operators: list[Operator] = field(default_factory=list)
+    list_locations: ListLocations = list_locations
+    ask: Ask = no_models
 
     @property
     def home(self) -> Home:
         return Home(root=self.folder / "home", gateway_port=18888, operator_port=18889)
+
+    @property
+    def project(self) -> Path:
+        """Where API files lie."""
+        return self.folder / "project"
 
     @property
     def operator(self) -> Operator:
@@ -98,7 +117,14 @@ class World:
 
     async def start(self, clock: Clock | None = None) -> Operator:
         """A new operator of this home, open."""
-        operator = create_operator(self.home, self.backend, self.gateway, clock=clock or self.clock)
+        operator = create_operator(
+            self.home,
+            self.backend,
+            self.gateway,
+            clock=clock or self.clock,
+            list_locations=self.list_locations,
+            ask=self.ask,
+        )
         self.operators.append(operator)
         await operator.open()
         return operator
@@ -114,7 +140,8 @@ class World:
     async def begin(self, text: str, code: str = "first", *, force: bool = False) -> ApiResult:
         """Deploy a file of one API without waiting for it."""
         digest = await self.upload(code)
-        response = await self.operator.deploy(DeployRequest(config=text, project_digest=digest, force=force))
+        request = DeployRequest(config=text, project_digest=digest, folder=str(self.project), force=force)
+        response = await self.operator.deploy(request)
         (result,) = response.results
         return result
 

@@ -1,7 +1,11 @@
-"""S3 in a process of its own (moto), at a port the kernel picks. Run as a program it serves until its input ends."""
+"""S3 in a process of its own (moto), at a port the kernel picks. Run as a program it serves until its input ends.
+
+With `CORTEX_TEST_S3_PORT` set, the S3 that runs at that port of 127.0.0.1 is taken instead (`support.swift_server`).
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,6 +18,10 @@ START_SECONDS = 60
 @contextmanager
 def running_s3() -> Iterator[int]:
     """The port at 127.0.0.1."""
+    other = os.environ.get("CORTEX_TEST_S3_PORT")
+    if other:
+        yield int(other)
+        return
     argv = [sys.executable, "-W", "ignore", __file__]
     with subprocess.Popen(
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -24,6 +32,7 @@ def running_s3() -> Iterator[int]:
         late.start()
         try:
             line = process.stdout.readline()
+            late.cancel()
             assert line, "the S3 server did not start"
             yield int(line)
         finally:

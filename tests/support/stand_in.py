@@ -19,6 +19,7 @@ from cortex_core.spec.types import (
     Compute,
     Dependencies,
     Handler,
+    Models,
     Networking,
     RealtimeAPI,
     UpdateStrategy,
@@ -42,6 +43,7 @@ class StandInEnvironments:
         )
         self.python.chmod(0o700)
         self.prepared = 0
+        self.extras: tuple[str, ...] = ()
 
     async def prepare(
         self,
@@ -51,8 +53,10 @@ class StandInEnvironments:
         *,
         release: str,
         env: Mapping[str, str] | None = None,
+        extras: Sequence[str] = (),
     ) -> Environment:
         self.prepared += 1
+        self.extras = tuple(extras)
         return Environment(python=self.python, digest=None, environ={"FROM_ENVIRONMENT": "yes"})
 
     async def sweep(self) -> None:
@@ -98,6 +102,7 @@ def stand_in_release(
     mem: str | None = None,
     env: Mapping[str, str] | None = None,
     handler: bytes = b"class Handler: ...\n",
+    models: Models | None = None,
 ) -> Release:
     """A release whose `config` tells the stand-in what to do; its project lies in the home's bucket.
 
@@ -105,11 +110,18 @@ def stand_in_release(
         home: where it will run.
         folder: an existing one for files on the way.
         handler: source of handler.py.
+        models: those it follows.
     """
     digest, url = upload(home, {"handler.py": handler}, folder)
     spec = RealtimeAPI(
         name=name,
-        handler=Handler(type="python", path="handler.py", config=dict(config or {}), env=dict(env or {})),
+        handler=Handler(
+            type="python",
+            path="handler.py",
+            config=dict(config or {}),
+            env=dict(env or {}),
+            multi_model_reloading=models,
+        ),
         networking=Networking(endpoint=f"/{name}"),
         compute=Compute(mem=mem),
         autoscaling=Autoscaling(target_replica_concurrency=1.0),

@@ -3,12 +3,14 @@
 Run with the command line of a replica. `handler.config` of the release says how it behaves:
 
     ready_after: seconds        not ready before
+    waiting_for: text           meanwhile `/readyz` says so
     fail: text                  log an error with this text and exit with `code` (1)
     ignore_sigterm: true        only SIGKILL ends it
     leave_behind: true          start a process that leaves the session and ignores all signals it can
 
 and `GET` on its serving port what it does: `/exit/3`, `/unready`, `/allocate/300` (MiB, in a process of its
-own that it waits for), `/grow/300` (MiB, itself), `/log/text`, `/environ`.
+own that it waits for), `/grow/300` (MiB, itself), `/log/text`, `/environ`, `/models` (what is in its folder of
+models, where it leaves a file more each time it starts).
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ def main() -> None:
             "ERROR", "the handler could not be loaded", exc_info=f"Traceback\nValueError: {config['fail']}"
         )
         sys.exit(config.get("code", 1))
-    replica = Replica(config, log)
+    if options.models is not None:
+        options.models.mkdir(exist_ok=True)
+        (options.models / f"start-{len(list(options.models.iterdir()))}").touch()
+    replica = Replica(config, log, options.models)
     signal.signal(signal.SIGTERM, replica.on_sigterm)
     for port in (options.admin_port, options.port):
         server = ThreadingHTTPServer((options.host, port), replica.handler(admin=port == options.admin_port))
@@ -69,9 +74,10 @@ class Log:
 
 
 class Replica:
-    def __init__(self, config: dict[str, Any], log: Log) -> None:
+    def __init__(self, config: dict[str, Any], log: Log, models: Path | None) -> None:
         self.config = config
         self.log = log
+        self.models = models
         self.ended = threading.Event()
         self.ready_at = time.monotonic() + config.get("ready_after", 0)
 
@@ -91,6 +97,8 @@ class Replica:
             self.config["grown"] = bytearray(int(argument) * 2**20)
         elif verb == "log":
             self.log.write("INFO", argument)
+        elif verb == "models":
+            return json.dumps(sorted(path.name for path in self.models.iterdir()) if self.models else None)
         elif verb == "environ":
             return json.dumps(dict(os.environ) | {"cwd": str(Path.cwd())})
         return "{}"
@@ -105,6 +113,8 @@ class Replica:
                 status, body = 200, "{}"
                 if admin and time.monotonic() < replica.ready_at:
                     status = 503
+                    reasons = ["0 of 1 workers are ready", replica.config.get("waiting_for", "")]
+                    body = json.dumps({"ready": False, "reasons": [each for each in reasons if each]})
                 elif not admin:
                     _, verb, argument = (f"{self.path}/").split("/", 2)
                     body = replica.act(verb, argument.rstrip("/"))
@@ -125,6 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("release")
     for name in ("--project", "--replica", "--host", "--log-dir"):
         parser.add_argument(name, required=True)
+    parser.add_argument("--models", type=Path)
     for name in ("--port", "--admin-port"):
         parser.add_argument(name, required=True, type=int)
     return parser.parse_args()

@@ -120,6 +120,7 @@ class Environments:
         *,
         release: str = "",
         env: Mapping[str, str] | None = None,
+        extras: Sequence[str] = (),
     ) -> Environment:
         """The environment of an extracted project, built if it is not there. Any number of calls at once.
 
@@ -129,12 +130,14 @@ class Environments:
             report: told in a few words what is going on.
             release: id of the release it is for; kept with it, see `remove_unused`.
             env: `env` of the specification; `.env` overrides it.
+            extras: what the runtime needs for this release beside `REQUIREMENTS`; the operator's own
+                interpreter is taken to have it.
 
         Raises:
             PreparationFailed: with the output of what failed.
         """
         try:
-            recipe = await asyncio.to_thread(self._read, project, dependencies, env or {})
+            recipe = await asyncio.to_thread(self._read, project, dependencies, env or {}, tuple(extras))
             if recipe.digest is None:
                 return Environment(python=self._python, digest=None, environ=recipe.dotenv)
             folder = self._root / recipe.digest
@@ -194,7 +197,9 @@ class Environments:
             finally:
                 os.close(descriptor)
 
-    def _read(self, project: Path, dependencies: Dependencies, env: Mapping[str, str]) -> _Recipe:
+    def _read(
+        self, project: Path, dependencies: Dependencies, env: Mapping[str, str], extras: tuple[str, ...]
+    ) -> _Recipe:
         _refuse_conda(project, dependencies.conda)
         set_by_dotenv = dotenv.read(project / DOTENV_FILE, {**self._environ, **env})
         listed = _file(project, dependencies.pip)
@@ -202,18 +207,24 @@ class Environments:
         variables = {**env, **set_by_dotenv}
         digest = None
         if script is not None or (listed is not None and _lines(project / listed)):
-            digest = self._digest(project, listed, script, variables)
+            digest = self._digest(project, listed, script, variables, (*REQUIREMENTS, *extras))
         return _Recipe(
             project=project,
             requirements=listed,
             script=script,
+            runtime=(*REQUIREMENTS, *extras),
             variables=variables,
             dotenv=set_by_dotenv,
             digest=digest,
         )
 
     def _digest(
-        self, project: Path, listed: str | None, script: str | None, variables: Mapping[str, str]
+        self,
+        project: Path,
+        listed: str | None,
+        script: str | None,
+        variables: Mapping[str, str],
+        runtime: tuple[str, ...],
     ) -> str:
         lines = _lines(project / listed) if listed is not None else []
         whole = script is not None or not all(requirements.stands_alone(line) for line in lines)
@@ -231,7 +242,7 @@ class Environments:
             },
             "project": digest_of(project) if whole else None,
             "files": [listed, script] if whole else None,
-            "runtime": [__version__, REQUIREMENTS, [digest_of(package) for package in self._runtime()]],
+            "runtime": [__version__, runtime, [digest_of(package) for package in self._runtime()]],
             "python": [sys.version, os.path.realpath(self._python)],
             "platform": [sysconfig.get_platform(), platform.libc_ver()],
         }
@@ -322,6 +333,7 @@ class _Recipe:
     project: Path
     requirements: str | None
     script: str | None
+    runtime: tuple[str, ...]
     variables: dict[str, str]
     dotenv: dict[str, str]
     digest: str | None
@@ -369,7 +381,7 @@ def _steps(recipe: _Recipe, folder: Path, python: Path, uv_binary: Path) -> Iter
             "--python",
             str(_python_of(folder)),
             *from_file,
-            *REQUIREMENTS,
+            *recipe.runtime,
         ],
         failure=f"{what} could not be installed",
     )

@@ -5,12 +5,16 @@ take over a replica and start it again in the same way:
 
     marker, ports                  from the process: environment and command line
     release.json                   in the replica's folder
+    models/                        there too: the replica's own copies of models, for its next start
     project, environment           follow from the release
 """
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +23,17 @@ import msgspec
 from cortex_core import release as releases
 from cortex_core import runtime
 from cortex_core.release import Release
-from cortex_core.spec.types import source_of
+from cortex_core.spec.types import models_of, source_of
 from cortex_operator.backends.environments import Environment
 from cortex_operator.backends.ports import HOST
 from cortex_operator.processes import Process
 
 RELEASE_FILE = "release.json"
+MODELS_FOLDER = "models"
 OUTPUT_FILE = "output.log"
 
 _KIND = "replica"
+_REMOVED = ".removed-"
 _INTERPRETER = frozenset({"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"})
 """Variables that belong to the operator's own interpreter and would mislead another one."""
 
@@ -79,8 +85,11 @@ class Prepared:
         return self.project.is_dir() and self.environment.python.exists()
 
 
-def command(slot: Slot, ports: Ports, *, prepared: Prepared, folder: Path, logs: Path) -> list[str]:
+def command(
+    slot: Slot, release: Release, ports: Ports, *, prepared: Prepared, folder: Path, logs: Path
+) -> list[str]:
     """The replica's command line; nothing secret is in it."""
+    follows_models = models_of(release.spec) is not None
     return runtime.command(
         python=str(prepared.environment.python),
         release=str(folder / RELEASE_FILE),
@@ -90,6 +99,7 @@ def command(slot: Slot, ports: Ports, *, prepared: Prepared, folder: Path, logs:
         port=ports.serving,
         admin_port=ports.admin,
         log_dir=str(logs),
+        models=str(folder / MODELS_FOLDER) if follows_models else None,
     )
 
 
@@ -131,6 +141,19 @@ def read_release(folder: Path) -> Release | None:
         return releases.read(folder / RELEASE_FILE)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a replica's folder; what is left when this is cut off is in nobody's way and is a leftover."""
+    doomed = folder.with_name(f"{_REMOVED}{secrets.token_hex(8)}")
+    with suppress(FileNotFoundError):
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def is_worth_keeping(folder: Path) -> bool:
+    """Whether a replica that is not running may want what is in its folder when it is started again."""
+    return (folder / MODELS_FOLDER).is_dir() and not folder.name.startswith(_REMOVED)
 
 
 def _private(name: str) -> bool:

@@ -41,7 +41,6 @@ def _refusals(release: Release) -> Iterator[Notice]:
         yield Notice(path="handler.type", text=f"tensorflow is {_LATER}; only python is")
     for field, what in (
         ("models", "loading models for the handler"),
-        ("multi_model_reloading", "loading models for the handler"),
         ("server_side_batching", "batching on the server side"),
         ("protobuf_path", "serving gRPC"),
     ):

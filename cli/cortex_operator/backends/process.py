@@ -13,16 +13,17 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from cortex_core import archive
 from cortex_core.errors import CortexError
 from cortex_core.home import Home
+from cortex_core.models.layout import locations
 from cortex_core.release import Release
-from cortex_core.runtime import SHUTDOWN_GRACE
-from cortex_core.spec.types import Dependencies, source_of
+from cortex_core.runtime import S3_REQUIREMENTS, SHUTDOWN_GRACE
+from cortex_core.spec.types import Dependencies, models_of, source_of
 from cortex_core.storage import open_storage
 from cortex_operator import processes
 from cortex_operator.backends import launch, limitations, log_reader
@@ -45,6 +46,9 @@ from cortex_operator.processes import Process
 LOGS_KEPT = 50
 """How many gone replicas of an API keep their log."""
 
+RETURN_SECONDS = 600.0
+"""How long the copies of models wait for their replica to be started again, once there is an operator again."""
+
 _FETCHED = ".fetched-"
 
 _log = logging.getLogger(__name__)
@@ -61,6 +65,7 @@ class EnvironmentSource(Protocol):
         *,
         release: str,
         env: Mapping[str, str] | None = None,
+        extras: Sequence[str] = (),
     ) -> Environment:
         """The environment of an extracted project. Raises `PreparationFailed`."""
         ...
@@ -110,6 +115,9 @@ class ProcessBackend:
             home.environments, environ=environ
         )
         self._memory = MemoryGroups.detect(_short_digest(home.root)) if limit_memory else None
+        self._clock = clock or SystemClock()
+        self._opened_at = self._clock.monotonic()
+        self._unreturned: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
         self._readiness = Readiness()
         self._around = Surroundings(
@@ -120,7 +128,7 @@ class ProcessBackend:
             prepare=lambda release: self._prepare(release, _tell_nobody),
             readiness=self._readiness,
             memory=self._memory,
-            clock=clock or SystemClock(),
+            clock=self._clock,
             changed=self._changed.set,
             grace=grace,
             silence=silence,
@@ -210,6 +218,8 @@ class ProcessBackend:
         }
         in_use = used | {digest for digest in prepared if digest is not None}
         await self._environments.remove_unused(in_use=in_use, kept=kept)
+        if self._clock.monotonic() - self._opened_at > RETURN_SECONDS:
+            await self._remove_unreturned()
 
     async def forget(self, api: str) -> None:
         await asyncio.to_thread(shutil.rmtree, self._home.logs / api, ignore_errors=True)
@@ -229,12 +239,25 @@ class ProcessBackend:
         return replica
 
     def _clear(self, living: Collection[str]) -> None:
-        """Remove what an operator that was killed left, and replicas that died while nobody looked."""
-        gone = [folder for folder in self._home.replicas.iterdir() if folder.name not in living]
+        """Remove what an operator that was killed left, and replicas that died while nobody looked.
+
+        Copies of models stay for a while (`sweep`): their replica may be started again, and S3 be far away.
+        """
+        folders = [folder for folder in self._home.replicas.iterdir() if folder.name not in living]
+        kept = [folder for folder in folders if launch.is_worth_keeping(folder)]
+        self._unreturned = frozenset(folder.name for folder in kept)
+        gone = set(folders) - set(kept)
         for folder in (*gone, *self._home.projects.glob(f"{_FETCHED}*")):
             shutil.rmtree(folder, ignore_errors=True)
         if self._memory is not None:
             self._memory.sweep()
+
+    async def _remove_unreturned(self) -> None:
+        """Remove the folders of replicas that nobody has started again."""
+        gone = self._unreturned - {replica.slot.replica for replica in self._replicas()}
+        self._unreturned = frozenset()
+        for name in gone:
+            await asyncio.to_thread(launch.remove_folder, self._home.replicas / name)
 
     def _fill(self, workload: Workload) -> None:
         """Start what is missing; a slot that is being stopped is filled once it is empty."""
@@ -280,7 +303,12 @@ class ProcessBackend:
         source = source_of(release.spec)
         assert source is not None, "a splitter has no replicas"
         environment = await self._environments.prepare(
-            project, source.dependencies, report, release=release.id, env=source.env
+            project,
+            source.dependencies,
+            report,
+            release=release.id,
+            env=source.env,
+            extras=_extras(release),
         )
         return Prepared(project=project, environment=environment)
 
@@ -301,6 +329,13 @@ def _extract(release: Release, project: Path) -> None:
         open_storage(folder).download(name, fetched)
         with fetched.open("rb") as file:
             archive.extract(file, project, digest=release.project_digest)
+
+
+def _extras(release: Release) -> tuple[str, ...]:
+    """What its replicas need beside the runtime's requirements."""
+    models = models_of(release.spec)
+    in_s3 = models is not None and any(each.startswith("s3://") for each in locations(models))
+    return S3_REQUIREMENTS if in_s3 else ()
 
 
 def _short_digest(path: Path) -> str:

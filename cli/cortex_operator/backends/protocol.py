@@ -46,6 +46,8 @@ class Replica:
         restarts: how often it died; each time it is started again after a delay.
         failure: why it last died, one line, or None. Kept while it is restarted, cleared when it is ready; one
             that is ready says here for some minutes that a part of it was killed by the memory limit.
+        waiting_for: what one that is initializing says it waits for ("fetching model iris version 7: 1.2 of
+            2.0 GB"), or None.
         handler_failed: its handler could not be loaded (`EXIT_HANDLER_FAILED`) and it has not been ready since;
             starting it again will hardly help, a deployment gives up at once.
     """
@@ -61,6 +63,7 @@ class Replica:
     pid: int | None = None
     restarts: int = 0
     failure: str | None = None
+    waiting_for: str | None = None
     handler_failed: bool = False
     started_at: float | None = None
 

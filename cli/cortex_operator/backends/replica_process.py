@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -92,6 +91,7 @@ class ReplicaProcess:
         self._group: MemoryGroup | None = None
         self._state: ReplicaState = "pending"
         self._failure: str | None = None
+        self._waiting_for: str | None = None
         self._handler_failed = False
         self._restarts = Restarts(stable_after=STABLE_AFTER)
         self._started_at = 0.0
@@ -149,6 +149,7 @@ class ReplicaProcess:
             pid=process.pid if process is not None else None,
             restarts=self._restarts.count,
             failure=self._failure,
+            waiting_for=self._waiting_for if self._state == "initializing" else None,
             handler_failed=self._handler_failed,
             started_at=process.started_at if process is not None else None,
         )
@@ -195,8 +196,9 @@ class ReplicaProcess:
         launch.write_release(self._folder, self.release)
         self._group = self._limit_memory()
         self._started_at = around.clock.now()
+        self._waiting_for = None
         self._process = processes.spawn(
-            launch.command(self.slot, ports, prepared=prepared, folder=self._folder, logs=logs),
+            launch.command(self.slot, self.release, ports, prepared=prepared, folder=self._folder, logs=logs),
             marker=self.slot.marker,
             home=around.home,
             environ=launch.environ(around.inherited, self.release, prepared=prepared),
@@ -218,11 +220,12 @@ class ReplicaProcess:
             while not death.done():
                 answer = await self._around.readiness.ask(self._ports[1].number)
                 now = clock.monotonic()
-                if answer == "silent":
+                if answer.state == "silent":
                     silences += 1
                 else:
                     silences, heard_at = 0, now
-                if answer == "ready":
+                    self._waiting_for = answer.waiting_for
+                if answer.state == "ready":
                     ready_at = now
                     self._become_ready()
                 elif not death.done():
@@ -230,7 +233,7 @@ class ReplicaProcess:
                 self._first_answer.set()
                 if self._is_hung(silences, now - heard_at):
                     return await self._give_up(process)
-                pause = READY_INTERVAL if answer == "ready" else readiness.interval(now - ready_at)
+                pause = READY_INTERVAL if answer.state == "ready" else readiness.interval(now - ready_at)
                 await asyncio.wait([death], timeout=pause)
             return self._died(death.result())
         finally:
@@ -253,8 +256,8 @@ class ReplicaProcess:
         if self._note_killed_worker():
             self._failure = self._recently_killed_worker()
             self._become("killed_oom")
-        elif self._state == "ready":
-            self._become("initializing")
+        else:  # also what it waits for may be another thing now
+            self._become("initializing" if self._state == "ready" else self._state)
 
     def _note_killed_worker(self) -> bool:
         """Whether its memory limit killed a part of it since it was looked at last."""
@@ -307,7 +310,7 @@ class ReplicaProcess:
         await processes.sweep(self._around.home, self.slot.marker)
         await self._remove_group()
         self._release_ports()
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(launch.remove_folder, self._folder)
 
     async def _sweep(self) -> None:
         """Take away what a dead replica left, so that the next one finds its port and its memory free."""

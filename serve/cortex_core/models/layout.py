@@ -339,6 +339,11 @@ def _version(name: str, prefix: str, files: Mapping[str, Entry]) -> Version:
             for path in sorted(files)
         ]
     )
-    lines = [f"{file.path}\0{file.size}\0{len(file.etag)}\0{file.etag}" for file in found]
+    return version_of(name, prefix, found)
+
+
+def version_of(name: str, prefix: str, files: tuple[ModelFile, ...]) -> Version:
+    """The version that these files, by path, are."""
+    lines = [f"{file.path}\0{file.size}\0{len(file.etag)}\0{file.etag}" for file in files]
     digest = hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
-    return Version(name=name, prefix=prefix, files=found, digest=digest)
+    return Version(name=name, prefix=prefix, files=files, digest=digest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias
 
 from cortex_core.models.drawing import accepted, drawn
@@ -12,6 +12,12 @@ from cortex_core.spec.types import Struct
 
 DEFAULT_MODEL = "_cortex_default"
 """What the model of `path` is called inside; nobody types it."""
+
+
+def shown(name: str, *, api: str) -> str:
+    """What people call a model: the one of `path` goes by its API's name."""
+    return api if name == DEFAULT_MODEL else name
+
 
 Layout: TypeAlias = Literal["python", "tensorflow", "tensorflow-inf"]
 
@@ -139,9 +145,19 @@ class ModelTree(Struct):
         if not self.has_names:
             name = DEFAULT_MODEL
         model = self.models.get(name) if isinstance(name, str) else None
-        if model is not None:
-            return model
-        if not self.models:
-            raise UnknownModel("no model is available")
-        wrong = "no model name was given" if name is None else f"there is no model {quoted(str(name))}"
-        raise UnknownModel(f"{wrong}; available: {named(self.models.keys())}")
+        if model is None:
+            raise no_such_model(name, self.models)
+        return model
+
+
+def no_such_model(name: object, available: Collection[str]) -> UnknownModel:
+    """What is said of a model that is not there.
+
+    Args:
+        name: that was asked for; None when none was.
+        available: names of those that are there.
+    """
+    if not available:
+        return UnknownModel("no model is available")
+    wrong = "no model name was given" if name is None else f"there is no model {quoted(str(name))}"
+    return UnknownModel(f"{wrong}; available: {named(available)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from cortex_core.models.errors import UnknownVersion
 from cortex_core.models.tree import DEFAULT_MODEL, Model, Version
@@ -21,6 +22,11 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
+def order(name: str) -> int:
+    """What directories' names are ordered by: a version's value, -1 for what is no version."""
+    return int(name) if is_version(name) and len(name) <= MOST_DIGITS else -1
+
+
 def resolve(model: Model, version: str | int | None = None) -> Version:
     """The version that a handler means.
 
@@ -32,20 +38,45 @@ def resolve(model: Model, version: str | int | None = None) -> Version:
     Raises:
         UnknownVersion: the model has none such, or this cannot be a version.
     """
-    if version is None or version == LATEST:
+    value = asked_value(version)
+    if value is None:
         return model.latest
+    place = bisect_left(model.versions, value, key=lambda known: known.value)
+    if place < len(model.versions) and model.versions[place].value == value:
+        return model.versions[place]
+    raise no_such_version(model.name, version, [known.name for known in model.versions])
+
+
+def asked_value(version: object) -> int | None:
+    """What is asked for: None for the latest, else the version's value; -1 for one that is too long to be any.
+
+    Raises:
+        UnknownVersion: this cannot be a version.
+    """
+    if version is None or (isinstance(version, str) and version == LATEST):
+        return None
     value = _value(version)
     if value is None:
         raise UnknownVersion(
             f'the model version must be a whole number or "{LATEST}", got {quoted(_text(version))}'
         )
-    place = bisect_left(model.versions, value, key=lambda known: known.value)
-    if place < len(model.versions) and model.versions[place].value == value:
-        return model.versions[place]
-    highest = [known.name for known in model.versions[: -_MOST_NAMED - 1 : -1]]
-    called = "the model" if model.name == DEFAULT_MODEL else f"model {quoted(model.name)}"
-    available = listed([quoted(name) for name in highest], of=len(model.versions))
-    raise UnknownVersion(f"{called} has no version {quoted(_text(version))}; available: {available}")
+    return value
+
+
+def no_such_version(model: str, version: object, available: Sequence[str]) -> UnknownVersion:
+    """What is said of a version that is not there.
+
+    Args:
+        model: its name inside.
+        version: that was asked for.
+        available: names of the versions that are there, by value.
+    """
+    called = "the model" if model == DEFAULT_MODEL else f"model {quoted(model)}"
+    if not available:
+        return UnknownVersion(f"all versions of {called} have been removed; add one to resume")
+    highest = [quoted(name) for name in available[: -_MOST_NAMED - 1 : -1]]
+    names = listed(highest, of=len(available))
+    return UnknownVersion(f"{called} has no version {quoted(_text(version))}; available: {names}")
 
 
 def _value(version: object) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from cortex_core.spec.endpoint import canonical
+from cortex_core.spec.location import absolute
 from cortex_core.spec.rules import ProjectFiles, grpc_endpoint, normalized_python_path
 from cortex_core.spec.types import (
     Api,
@@ -31,12 +33,13 @@ from cortex_core.spec.units import parse_duration
 _DURATIONS = ("window", "downscale_stabilization_period", "upscale_stabilization_period")
 
 
-def build(entry: dict[str, Any], project: ProjectFiles | None) -> Api:
+def build(entry: dict[str, Any], project: ProjectFiles | None, folder: Path | None) -> Api:
     """Make one API's spec.
 
     Args:
         entry: the API as written; nothing is wrong with it.
         project: where a gRPC API's default endpoint is read from; without it that is the API's name.
+        folder: what local paths of models are relative to; None leaves them as they are.
     """
     name, networking = entry["name"], _networking(entry, project)
     match entry["kind"]:
@@ -48,9 +51,9 @@ def build(entry: dict[str, Any], project: ProjectFiles | None) -> Api:
             return TaskAPI(name=name, definition=definition, networking=networking, compute=_compute(entry))
         case "BatchAPI":
             return BatchAPI(
-                name=name, handler=_handler(entry), networking=networking, compute=_compute(entry)
+                name=name, handler=_handler(entry, folder), networking=networking, compute=_compute(entry)
             )
-    handler = _handler(entry)
+    handler = _handler(entry, folder)
     kind = RealtimeAPI if entry["kind"] == "RealtimeAPI" else AsyncAPI
     return kind(
         name=name,
@@ -78,12 +81,12 @@ def _source(section: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in source.items() if not (key.endswith("image") and value == "")}
 
 
-def _handler(entry: dict[str, Any]) -> Handler:
+def _handler(entry: dict[str, Any], folder: Path | None) -> Handler:
     section = entry["handler"]
     batching = section.get("server_side_batching")
     sections: dict[str, Any] = {
-        "models": _models(section.get("models")),
-        "multi_model_reloading": _models(section.get("multi_model_reloading")),
+        "models": models(section.get("models"), folder),
+        "multi_model_reloading": models(section.get("multi_model_reloading"), folder),
         "server_side_batching": batching
         and ServerSideBatching(
             max_batch_size=batching["max_batch_size"],
@@ -93,16 +96,17 @@ def _handler(entry: dict[str, Any]) -> Handler:
     return msgspec.convert(_source(section) | sections, Handler)
 
 
-def _models(section: dict[str, Any] | None) -> Models | None:
+def models(section: dict[str, Any] | None, folder: Path | None) -> Models | None:
+    """The models an API follows; `section` has nothing wrong with it."""
     if section is None:
         return None
-    models = [{**model, "path": _folder(model["path"])} for model in section.get("paths") or ()]
-    folders = {key: _folder(section[key]) for key in ("path", "dir") if key in section}
-    return msgspec.convert(section | folders | {"paths": models or None}, Models)
-
-
-def _folder(location: str) -> str:
-    return location if location.endswith("/") else f"{location}/"
+    entries = [{**model, "path": absolute(model["path"], folder)} for model in section.get("paths") or ()]
+    changed: dict[str, Any] = {
+        key: absolute(section[key], folder) for key in ("path", "dir") if key in section
+    }
+    if "load_timeout" in section:
+        changed["load_timeout"] = parse_duration(section["load_timeout"])
+    return msgspec.convert(section | changed | {"paths": entries or None}, Models)
 
 
 def _compute(entry: dict[str, Any]) -> Compute:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -20,12 +20,14 @@ class Method:
         takes: names it must declare.
         may_take: names it may declare.
         required: whether the class must define it.
+        may_be_async: whether `async def` will do.
     """
 
     name: str
     takes: tuple[str, ...] = ()
     may_take: tuple[str, ...] = ()
     required: bool = True
+    may_be_async: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,14 @@ class Contract:
         methods: those with fixed names.
         one_of: methods of which at least one must be defined.
         rpc: names a method of a gRPC service may declare; None where there is no gRPC.
+        reloads_models: the API has `multi_model_reloading`, which takes more.
     """
 
     constructor: Method
     methods: tuple[Method, ...] = ()
     one_of: tuple[Method, ...] = ()
     rpc: tuple[str, ...] | None = None
+    reloads_models: bool = False
 
 
 VERBS = ("post", "get", "put", "patch", "delete")
@@ -88,6 +92,56 @@ CONTRACTS: dict[tuple[str, str, Literal["http", "grpc", None]], Contract] = {
         constructor=_constructor(), methods=(Method(name="__call__", takes=("config",)),)
     ),
 }
+
+
+_LOADING = (
+    Method(name="load_model", takes=("model_path",), may_be_async=False),
+    Method(name="warm_up", takes=("model",), required=False, may_be_async=False),
+)
+
+
+def with_models(contract: Contract) -> Contract:
+    """The contract of an API with `multi_model_reloading`."""
+    constructor = contract.constructor
+    return replace(
+        contract,
+        constructor=replace(
+            constructor,
+            takes=(*constructor.takes, "model_client"),
+            may_take=tuple(name for name in constructor.may_take if name != "model_client"),
+        ),
+        methods=(*contract.methods, *_LOADING),
+        reloads_models=True,
+    )
+
+
+def missing_method(where: str, method: Method) -> str:
+    """What is said of a class without a method that it needs.
+
+    Args:
+        where: the class.
+    """
+    takes = ", ".join(("self", *(method.takes or method.may_take)))
+    return f"{where}: the method {method.name!r} is missing; define `def {method.name}({takes})`"
+
+
+def missing_argument(where: str, name: str, method: Method, signature: str, contract: Contract) -> str:
+    """What is said of an argument that a method must declare.
+
+    Args:
+        where: the method.
+        name: the argument.
+        signature: what the method declares.
+        contract: of the class.
+    """
+    is_ours = contract.reloads_models and name == "model_client"
+    because = " because the API has 'multi_model_reloading'" if is_ours else ""
+    return f"{where}: the argument {name!r} is missing; it is defined as `{method.name}{signature}`{because}"
+
+
+def must_not_be_async(where: str) -> str:
+    """What is said of an `async` method that has to be a plain one."""
+    return f"{where}: must not be `async`"
 
 
 def unsupported(where: str, name: str, method: Method, signature: str) -> str:

@@ -1,4 +1,4 @@
-"""H-01 to H-04: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
+"""H-01 to H-05: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
 
 The source is parsed, never run. What a statement only does when it runs (a base class, a decorator, an import)
 is not guessed at, so a handler that works is never refused; the runtime looks at the class itself.
@@ -11,7 +11,16 @@ import warnings
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from cortex_core.spec.contracts import VERBS, Contract, Method, none_of, unsupported
+from cortex_core.spec.contracts import (
+    VERBS,
+    Contract,
+    Method,
+    missing_argument,
+    missing_method,
+    must_not_be_async,
+    none_of,
+    unsupported,
+)
 from cortex_core.spec.problems import closest
 
 LARGEST_FILE = 1024 * 1024
@@ -83,6 +92,30 @@ def _class_problems(
     for method in (contract.constructor, *contract.methods, *contract.one_of):
         if method.name in methods:
             yield from _argument_problems(methods[method.name], method, file, class_name)
+    if contract.reloads_models:
+        where = f"{file}:{definition.lineno}: {class_name}"
+        yield from _loading_problems(module, definition, contract, file, where)
+
+
+def _loading_problems(
+    module: ast.Module, definition: ast.ClassDef, contract: Contract, file: str, where: str
+) -> Iterator[str]:
+    """H-05: what models need on top."""
+    methods = _methods(definition)
+    words = _words(module)
+    for method in (contract.constructor, *contract.methods):
+        function = methods.get(method.name)
+        if function is None:
+            if method.required and not (_DYNAMIC | {method.name}) & words:
+                yield missing_method(where, method)
+            continue
+        place = f"{file}:{function.lineno}: {definition.name}.{method.name}"
+        if isinstance(function, ast.AsyncFunctionDef) and not method.may_be_async:
+            yield must_not_be_async(place)
+        declared = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
+        for name in method.takes:
+            if name not in declared and "self" in declared:
+                yield missing_argument(place, name, method, f"({ast.unparse(function.args)})", contract)
 
 
 def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:

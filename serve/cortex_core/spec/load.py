@@ -6,17 +6,19 @@ Every step looks at all of the file; what an earlier step found wrong, the later
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cortex_core import shipped
-from cortex_core.spec import build, document, neighbours, rules, schema
+from cortex_core.spec import build, document, model_files, neighbours, rules, schema
+from cortex_core.spec.model_files import Listing, ListLocations
 from cortex_core.spec.problems import MOST_FINDINGS, InvalidConfig
 from cortex_core.spec.rules import ProjectFiles
 from cortex_core.spec.types import Api, TrafficSplitter
 from cortex_core.spec.view import views
 from cortex_core.version import __version__
 
-__all__ = ["InvalidConfig", "ProjectFiles", "load"]
+__all__ = ["InvalidConfig", "ListLocations", "Listing", "ProjectFiles", "load"]
 
 
 def load(
@@ -25,6 +27,8 @@ def load(
     filename: str = "cortex.yaml",
     project: ProjectFiles | None = None,
     deployed: Sequence[Api] | None = None,
+    folder: Path | None = None,
+    list_locations: ListLocations | None = None,
 ) -> list[Api]:
     """Read an API file.
 
@@ -33,6 +37,8 @@ def load(
         filename: its name, for messages.
         project: the files that are shipped with it; None leaves out the rules about them.
         deployed: what is deployed now; None leaves out the rules about that.
+        folder: that of the file, absolute; what local paths of models are relative to. None leaves them as they are.
+        list_locations: lists the models; None leaves out the rules about what is there.
 
     Returns:
         The APIs in the order to apply them: that of the file, but traffic splitters last (F-13).
@@ -48,11 +54,13 @@ def load(
         apis = views(entries, findings)
         for api in apis:
             findings += rules.check(api, project)
+        if list_locations is not None:
+            findings += model_files.check(apis, folder, list_locations)
         findings += neighbours.check(apis, deployed)
     if findings:
         hint = _reference(entries) if shape.findings else None
         raise InvalidConfig(map(source.problem, findings[:MOST_FINDINGS]), hint=hint)
-    specs = [build.build(entry, project) for entry in entries]
+    specs = [build.build(entry, project, folder) for entry in entries]
     return sorted(specs, key=lambda spec: isinstance(spec, TrafficSplitter))
 
 

@@ -66,7 +66,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         line, column: from 1.
         width: characters to underline, at least 1.
         path: as people read it, e.g. "iris.handler.path"; "" when the whole file is meant.
-        message: what is wrong and what to do.
+        message: what is wrong and what to do; one line, and more where a drawing says it better.
         source: the line of the file.
     """
 
@@ -79,13 +79,14 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
     def render(self) -> str:
-        """`file:line:column: path: message`, the source line, and a caret below it."""
+        """`file:line:column: path: message`, the source line, a caret below it, and further lines of the message."""
         where = f"{self.filename}:{self.line}:{self.column}"
-        head = ": ".join(part for part in (where, self.path, self.message) if part)
+        message, newline, more = self.message.partition("\n")
+        head = ": ".join(part for part in (where, self.path, message) if part)
         source, column = self._excerpt()
         width = max(1, min(self.width, len(source) - column + 1))
         carets = " " * (column - 1) + "^" * width
-        return f"{head}\n{self.line:>4} | {source}\n     | {carets}"
+        return f"{head}\n{self.line:>4} | {source}\n     | {carets}{newline}{more}{newline}"
 
     def _excerpt(self) -> tuple[str, int]:
         """The source line as it can be printed, cut when it is long, and the column in that."""

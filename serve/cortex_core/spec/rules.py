@@ -12,7 +12,7 @@ from heapq import nsmallest
 from typing import Protocol
 
 from cortex_core.spec import handler_file, proto, schema
-from cortex_core.spec.contracts import CONTRACTS, Contract
+from cortex_core.spec.contracts import CONTRACTS, Contract, with_models
 from cortex_core.spec.endpoint import canonical
 from cortex_core.spec.problems import Finding, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
@@ -167,6 +167,8 @@ _LEAST_DURATIONS = {
     "autoscaling.downscale_stabilization_period": 0,
     "autoscaling.upscale_stabilization_period": 0,
     "handler.server_side_batching.batch_interval": 1,
+    "handler.models.load_timeout": SECOND,
+    "handler.multi_model_reloading.load_timeout": SECOND,
 }
 
 
@@ -291,7 +293,7 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
 
 
 def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """H-01 to H-04: the file of a handler can be parsed, and has the class that is needed."""
+    """H-01 to H-05: the file of a handler can be parsed, and has the class that is needed."""
     for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
         if not api.is_sound("kind", path) or not api.has(path):
             continue
@@ -315,7 +317,9 @@ def _contract(api: View) -> Contract | None:
     kind, protobuf = values
     if api.kind != "RealtimeAPI":
         return CONTRACTS.get((api.kind, kind, None))
-    return CONTRACTS.get((api.kind, kind, "grpc" if protobuf else "http"))
+    contract = CONTRACTS.get((api.kind, kind, "grpc" if protobuf else "http"))
+    reloads_models = kind == "python" and api.has("handler.multi_model_reloading")
+    return with_models(contract) if contract is not None and reloads_models else contract
 
 
 def dependency_files(api: View, project: ProjectFiles) -> Iterator[Finding]:

@@ -45,7 +45,15 @@ class Model(Struct):
 
 
 class Models(Struct):
-    """`models` and `multi_model_reloading`: exactly one of path, paths and dir is set."""
+    """`models` and `multi_model_reloading`: exactly one of path, paths and dir is set.
+
+    Attributes:
+        swap_policy: how the next version takes over. availability: it is loaded beside the one that serves;
+            resource: the one that serves is unloaded first, for models that do not fit into memory twice.
+        on_missing: what a location that has become empty means. keep: nothing, what is served stays;
+            unload: its models are gone. (One model or version that disappears while others stay is gone.)
+        load_timeout: how long `load_model` and `warm_up` may take.
+    """
 
     path: str | None = None
     paths: tuple[Model, ...] | None = None
@@ -53,6 +61,9 @@ class Models(Struct):
     signature_key: str | None = None
     cache_size: int | None = None
     disk_cache_size: int | None = None
+    swap_policy: Literal["availability", "resource"] = "availability"
+    on_missing: Literal["keep", "unload"] = "keep"
+    load_timeout: Nanoseconds = 600 * 10**9
 
 
 class ServerSideBatching(Struct):
@@ -175,3 +186,9 @@ def source_of(api: Api) -> Definition | None:
     if isinstance(api, TrafficSplitter):
         return None
     return api.definition if isinstance(api, TaskAPI) else api.handler
+
+
+def models_of(api: Api) -> Models | None:
+    """Where the models of an API are, whichever section says so; None for an API without."""
+    source = source_of(api)
+    return (source.multi_model_reloading or source.models) if isinstance(source, Handler) else None

@@ -9,9 +9,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from threading import BoundedSemaphore, Thread
 from typing import TypeVar
 
+from cortex_core.storage.protocol import Stopped
+
 Result = TypeVar("Result")
 
 _ABANDONED_AT_MOST = 64
+_ASK_SECONDS = 0.2
 
 
 class DeadlinePassed(Exception):
@@ -26,13 +29,15 @@ class Deadline:
 
     Args:
         seconds: from now.
+        stopped: asked while a call runs: whether nobody waits for the operation any more.
     """
 
     _threads = BoundedSemaphore(_ABANDONED_AT_MOST)
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, stopped: Callable[[], bool] | None = None) -> None:
         self.seconds = seconds
         self._at = time.monotonic() + seconds
+        self._stopped = stopped
 
     def extend(self, seconds: float) -> None:
         """More time, once it is known how much there is to do."""
@@ -42,7 +47,7 @@ class Deadline:
     @property
     def passed(self) -> bool:
         """Whether a call that ends now was abandoned, so that nobody takes what it returns."""
-        return time.monotonic() >= self._at
+        return time.monotonic() >= self._at or (self._stopped is not None and self._stopped())
 
     def remaining(self) -> float:
         """Seconds left. Raises `DeadlinePassed` when there are none."""
@@ -52,7 +57,8 @@ class Deadline:
         return seconds
 
     def run(self, call: Callable[[], Result]) -> Result:
-        """What the call returns or raises. Raises `DeadlinePassed`."""
+        """What the call returns or raises. Raises `DeadlinePassed` and `Stopped`."""
+        self._check_stopped()
         if not self._threads.acquire(timeout=self.remaining()):
             raise DeadlinePassed
         future: Future[Result] = Future()
@@ -66,9 +72,16 @@ class Deadline:
                 self._threads.release()
 
         Thread(target=resolve, name="cortex-storage-call", daemon=True).start()
-        try:
-            return future.result(timeout=max(self._at - time.monotonic(), 0))
-        except FutureTimeoutError:
-            if future.done():
-                return future.result()
-            raise DeadlinePassed from None
+        while True:
+            left = max(self._at - time.monotonic(), 0)
+            try:
+                return future.result(timeout=left if self._stopped is None else min(left, _ASK_SECONDS))
+            except FutureTimeoutError:
+                if future.done():
+                    return future.result()
+            self._check_stopped()
+            self.remaining()
+
+    def _check_stopped(self) -> None:
+        if self._stopped is not None and self._stopped():
+            raise Stopped

@@ -41,7 +41,7 @@ def replaced(path: Path, unfinished: Path) -> Iterator[BinaryIO]:
         path: the file to be made or replaced.
         unfinished: an existing folder on the same file system, where the file is written.
     """
-    descriptor, name = tempfile.mkstemp(dir=unfinished, prefix=f".{path.name[:64]}.", suffix=".unfinished")
+    descriptor, name = tempfile.mkstemp(dir=unfinished, prefix=f".{path.name[:32]}.", suffix=".unfinished")
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,10 @@ class Entry:
     modified_ns: int
 
 
+class Stopped(Exception):
+    """Who asked for a download said that it is not wanted any more."""
+
+
 class Storage(Protocol):
     """Objects below one root. Methods block; they may be called from several threads and processes.
 
@@ -47,7 +51,8 @@ class Storage(Protocol):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Objects whose key begins with `prefix` (as text, not as a folder), by the bytes of their keys.
 
-        All of them or an error, which then comes before the first.
+        All of them or an error, which then comes before the first. Others may have put objects there whose keys
+        no other method takes; they are listed as they are.
         """
         ...
 
@@ -59,15 +64,19 @@ class Storage(Protocol):
         """Make or replace an object."""
         ...
 
-    def download(self, key: str, to: Path, *, etag: str | None = None) -> None:
+    def download(
+        self, key: str, to: Path, *, etag: str | None = None, stopped: Callable[[], bool] | None = None
+    ) -> None:
         """Copy an object to a file, which is made or replaced whole; its folder exists.
 
         Args:
             etag: the content that is wanted, as listed; None: any one, whole.
+            stopped: asked every few MiB, by several threads: whether to stop.
 
         Raises:
             NotFound: there is no such object.
             Changed: its content is another one than `etag` says, or does not stop changing.
+            Stopped: `stopped` said so.
         """
         ...
 
@@ -81,6 +90,16 @@ class Storage(Protocol):
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
+        ...
+
+    def sealed(self, prefix: str) -> bool:
+        """Whether what is below a folder is known to be whole: it was put there by one rename, nothing came later.
+
+        False says nothing: most storages cannot know.
+
+        Args:
+            prefix: of the folder, with `/` at its end; empty: the root.
+        """
         ...
 
     def sweep(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class S3Storage:
     """Objects below a bucket's prefix; see `Storage`.
 
     Keys are listed whole or not at all; objects of size 0 whose key ends with `/` are folders some tools make, and
-    are left out; an object whose key `check_key` refuses is an error of the listing.
+    are left out; an object whose key `check_key` refuses is listed and can be used for nothing else.
 
     Args:
         url: `s3://bucket` or `s3://bucket/prefix`; characters stand for themselves.
@@ -64,13 +64,13 @@ class S3Storage:
                 )
             before = item.key
             if not (item.key.endswith("/") and item.size == 0):
-                key = check_key(item.key[len(self._prefix) :])
+                key = item.key[len(self._prefix) :]
                 entries.append(Entry(key=key, size=item.size, etag=item.etag, modified_ns=item.modified_ns))
         yield from entries
 
     def read(self, key: str) -> bytes:
         content = io.BytesIO()
-        self._download(key, content, None)
+        self._download(key, content, None, None)
         return content.getvalue()
 
     def write(self, key: str, content: bytes) -> None:
@@ -79,10 +79,12 @@ class S3Storage:
         put = partial(self._bucket.client.put_object, Bucket=self._bucket.name, Key=target, Body=content)
         self._bucket.call("PutObject", target, deadline, put)
 
-    def download(self, key: str, to: Path, *, etag: str | None = None) -> None:
+    def download(
+        self, key: str, to: Path, *, etag: str | None = None, stopped: Callable[[], bool] | None = None
+    ) -> None:
         check_key(key)
         with explained(key), replaced(to, to.parent) as file:
-            self._download(key, file, etag)
+            self._download(key, file, etag, stopped)
 
     def upload(self, path: Path, key: str) -> None:
         target = self._key(key)
@@ -106,6 +108,11 @@ class S3Storage:
         page = _page(self._bucket, target, deadline, keys=1)
         return any(item.key == target for item in page.items)
 
+    def sealed(self, prefix: str) -> bool:
+        """Never: objects come one by one."""
+        check_prefix(prefix)
+        return False
+
     def sweep(self) -> None:
         """Remove what killed writers left behind; to be called while nobody writes."""
         client, name = self._bucket.client, self._bucket.name
@@ -126,9 +133,9 @@ class S3Storage:
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    def _download(self, key: str, file: Any, etag: str | None) -> None:
+    def _download(self, key: str, file: Any, etag: str | None, stopped: Callable[[], bool] | None) -> None:
         try:
-            download(self._bucket, self._key(key), file, etag=etag)
+            download(self._bucket, self._key(key), file, etag=etag, stopped=stopped)
         except NotFound as error:
             raise NotFound(f"there is no stored object '{key}' in {self.url}") from error
 

@@ -6,7 +6,7 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event, Lock
@@ -20,6 +20,7 @@ from botocore.exceptions import (
 
 from cortex_core.errors import Changed, CortexError, StorageRefused
 from cortex_core.storage.deadline import Deadline, DeadlinePassed
+from cortex_core.storage.protocol import Stopped
 from cortex_core.storage.s3_bucket import Bucket
 
 _CHUNK_BYTES = 1024 * 1024
@@ -36,25 +37,29 @@ class _Corrupt(Exception):
     """The bytes that came are not those that were stored."""
 
 
-class _Stopped(Exception):
-    """Another part failed."""
+class _OtherFailed(Exception):
+    """Another part cannot be had, so this one is not needed."""
 
 
-def download(bucket: Bucket, key: str, file: BinaryIO, *, etag: str | None) -> None:
+def download(
+    bucket: Bucket, key: str, file: BinaryIO, *, etag: str | None, stopped: Callable[[], bool] | None = None
+) -> None:
     """Fill a file with an object's content, which is checked as far as the storage tells what it should be.
 
     Args:
         key: the whole key.
         file: may be written anywhere and be read; what is in it is replaced.
         etag: the content to fetch, as listed; None: what is there, and if it changes meanwhile the new one.
+        stopped: asked five times a second: whether to stop.
 
     Raises:
         NotFound: there is no such object.
         Changed: it has another etag, or does not stop changing.
+        Stopped: `stopped` said so.
         StorageUnavailable, StorageRefused: see `s3_errors`.
         CortexError: what comes contradicts its checksum every time.
     """
-    deadline = Deadline(bucket.limits.call_seconds)
+    deadline = Deadline(bucket.limits.call_seconds, stopped)
     for attempt in range(1, _RESTARTS + 1):
         file.seek(0)
         file.truncate()
@@ -84,7 +89,7 @@ class _Download:
         self._file = file
         self._deadline = deadline
         self._writing = Lock()
-        self._stop = Event()
+        self._failed = Event()
         self._etag = ""
 
     def run(self, etag: str | None) -> None:
@@ -100,7 +105,7 @@ class _Download:
             futures += [threads.submit(self._part, start, end, None, whole=False) for start, end in others]
             wait(futures)
         for error in (future.exception() for future in futures):
-            if error is not None and not isinstance(error, _Stopped):
+            if error is not None and not isinstance(error, _OtherFailed):
                 raise error
         self._check(answer, size)
 
@@ -119,7 +124,7 @@ class _Download:
         try:
             self._receive(start, end, body, whole=whole)
         except BaseException:
-            self._stop.set()
+            self._failed.set()
             raise
 
     def _receive(self, start: int, end: int, body: Any, *, whole: bool) -> None:
@@ -156,8 +161,8 @@ class _Download:
     def _chunks(self, source: Any, size: int, *, whole: bool) -> Iterator[bytes]:
         """The next `size` bytes; of a whole object also its end, where boto3 compares checksums."""
         while size > 0 or whole:
-            if self._stop.is_set():
-                raise _Stopped
+            if self._failed.is_set():
+                raise _OtherFailed
             chunk = self._read(source, min(_CHUNK_BYTES, size) or 1)
             if not chunk:
                 return
@@ -199,7 +204,7 @@ class _Download:
 def _closed(source: Any) -> Iterator[None]:
     try:
         yield
-    except DeadlinePassed:
+    except (DeadlinePassed, Stopped):
         raise  # it may still be read by the abandoned thread, which then closes it; closing here would wait
     except BaseException:
         source.close()

@@ -18,18 +18,23 @@ from typing import Any
 
 import httpx
 import pytest
+from support.fake_clock import FakeClock
 from support.stand_in import StandInEnvironments, environ, stand_in_release
 
 from cortex_core.home import Home
 from cortex_core.release import Release
+from cortex_core.runtime import S3_REQUIREMENTS
+from cortex_core.spec.types import Models
 from cortex_operator import processes
 from cortex_operator.backends.memory_groups import MemoryGroup, MemoryGroups
-from cortex_operator.backends.process import ProcessBackend
+from cortex_operator.backends.process import RETURN_SECONDS, ProcessBackend
 from cortex_operator.backends.protocol import LogQuery, PreparationFailed, Replica, Workload
 from cortex_operator.backends.replica_process import LAST_WORDS
+from cortex_operator.clock import Clock
 from cortex_operator.processes import Process
 
 DEADLINE = 20.0
+MODELS = Models(path="/models/")
 
 
 class Bench:
@@ -42,7 +47,7 @@ class Bench:
         self.environments = StandInEnvironments(folder)
         self.backend = self.new_backend()
 
-    def new_backend(self, *, limit_memory: bool = True) -> ProcessBackend:
+    def new_backend(self, *, limit_memory: bool = True, clock: Clock | None = None) -> ProcessBackend:
         return ProcessBackend(
             self.home,
             environ={**environ(), "CORTEX_TOKEN": "secret", "COLOR": "red"},
@@ -50,6 +55,7 @@ class Bench:
             grace=3,
             silence=1,
             limit_memory=limit_memory,
+            clock=clock,
         )
 
     def release(self, **options: Any) -> Release:
@@ -239,6 +245,91 @@ def test_unready_is_initializing_and_not_restarted(play: Play) -> None:
         (replica,) = await bench.until(lambda all_: all_[0].state != "ready")
 
         assert (replica.state, replica.restarts) == ("initializing", 0)
+
+    play(act)
+
+
+def test_what_a_replica_waits_for_is_shown(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        told = "fetching model iris version 7: 1.2 of 2.0 GB"
+        await bench.run(bench.release(config={"ready_after": 0.5, "waiting_for": told}))
+
+        (waiting,) = await bench.until(lambda all_: all_[0].waiting_for is not None)
+        (ready,) = await bench.all_ready()
+
+        assert (waiting.state, waiting.waiting_for) == ("initializing", told)
+        assert ready.waiting_for is None
+
+    play(act)
+
+
+def test_copies_of_models_outlive_a_replica_that_dies_and_go_with_one_that_is_removed(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        (replica,) = await bench.run_ready(models=MODELS)
+        assert await bench.ask(replica, "/models") == ["start-0"]
+        kill(replica)
+        again = await bench.restarted()
+        assert await bench.ask(again, "/models") == ["start-0", "start-1"]
+
+        await bench.backend.remove("iris-a")
+
+        assert list(bench.home.replicas.iterdir()) == []
+
+    play(act)
+
+
+def test_copies_of_models_outlive_an_operator_that_was_away_when_their_replica_died(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        release = bench.release(models=MODELS)
+        await bench.run(release)
+        (first,) = await bench.all_ready()
+        await bench.backend.close()
+        (process,) = processes.find(bench.home.root)
+        kill(first)
+        await asyncio.wait_for(processes.ended(process), DEADLINE)
+        bench.backend = bench.new_backend()
+        await bench.backend.open()
+        assert await bench.backend.observe() == []
+
+        await bench.run(release)
+
+        (again,) = await bench.all_ready()
+        assert await bench.ask(again, "/models") == ["start-0", "start-1"]
+
+    play(act)
+
+
+def test_copies_of_models_that_nobody_came_back_for_are_swept(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        for name in ("iris-gone-0", "iris-a-0"):
+            (bench.home.replicas / name / "models").mkdir(parents=True)
+        await bench.backend.close()
+        clock = FakeClock()
+        bench.backend = bench.new_backend(clock=clock)
+        await bench.backend.open()
+        await bench.run(release := bench.release(models=MODELS))
+
+        await bench.backend.sweep({release.id})
+        assert sorted(path.name for path in bench.home.replicas.iterdir()) == ["iris-a-0", "iris-gone-0"]
+        await clock.advance(RETURN_SECONDS + 1)
+        await bench.backend.sweep({release.id})
+
+        assert [path.name for path in bench.home.replicas.iterdir()] == ["iris-a-0"]
+
+    play(act)
+
+
+@pytest.mark.parametrize(
+    ("location", "extras"),
+    [("s3://bucket/models/", S3_REQUIREMENTS), ("file:///models/", ()), ("/models/", ())],
+)
+def test_models_in_s3_need_more_in_their_environment(
+    play: Play, location: str, extras: tuple[str, ...]
+) -> None:
+    async def act(bench: Bench) -> None:
+        await bench.backend.prepare(bench.release(models=Models(dir=location)), lambda _: None)
+
+        assert bench.environments.extras == extras
 
     play(act)
 

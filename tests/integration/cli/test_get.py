@@ -71,7 +71,7 @@ def test_columns_that_matter_only_when_something_is_wrong(
 def test_one_api(cortex: Installation, operator: FakeOperator) -> None:
     operator.deployed(
         HELLO,
-        models=(ModelStatus(name="iris", version="3", digest="d", state="loaded", loaded_at=STARTED),),
+        models=(ModelStatus(name="iris", version="3", digest="d", state="live", loaded_at=STARTED),),
         replicas=(
             ReplicaStatus(id="hello-0", release_id="1", state="ready", started_at=STARTED, in_flight=2),
         ),
@@ -91,8 +91,8 @@ def test_one_api(cortex: Installation, operator: FakeOperator) -> None:
         "replica   state   age    in flight\n"
         "hello-0   ready   4d2h   2\n"
         "\n"
-        "model name   model version   state    loaded\n"
-        "iris         3               loaded   4d2h\n"
+        "model name   model version   state   loaded\n"
+        "iris         3               live    4d2h\n"
         "\n"
         "api id             last deployed         age    by       state\n"
         "1111111111111111   DATE   4d2h   deploy   live    current\n"

@@ -19,6 +19,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
+from cortex_core.runtime import S3_REQUIREMENTS
 from cortex_core.spec.types import Dependencies
 from cortex_operator.backends.environments import UNUSED_AGE, Environment, Environments, runtime_packages
 from cortex_operator.backends.protocol import PreparationFailed
@@ -58,6 +59,7 @@ class Place:
         uv_binary: Path | None = None,
         deadline: float = DEADLINE,
         release: str = "",
+        extras: tuple[str, ...] = (),
     ) -> Environment:
         environments = Environments(
             self.root,
@@ -67,7 +69,12 @@ class Place:
             deadline=deadline,
         )
         return await environments.prepare(
-            self.project, dependencies or Dependencies(), self.reports.append, release=release, env=env
+            self.project,
+            dependencies or Dependencies(),
+            self.reports.append,
+            release=release,
+            env=env,
+            extras=extras,
         )
 
     def built(self) -> list[str]:
@@ -127,6 +134,21 @@ def test_without_requirements_it_is_the_operators_interpreter(place: Place, file
     environment = run(place.prepare())
     assert environment == Environment(python=Path(sys.executable), digest=None, environ={})
     assert not place.root.exists()
+
+
+def test_what_a_release_needs_beside_the_runtime_is_installed_and_makes_another_environment(
+    place: Place,
+) -> None:
+    place.write(requirements_txt="six==1.17.0\n")
+    plain = run(place.prepare())
+    with_more = run(place.prepare(extras=("idna==3.10",)))
+    assert plain.digest != with_more.digest
+    assert python(with_more, "import idna, six, granian; print(idna.__version__)") == "3.10"
+    assert run(place.prepare()).digest == plain.digest
+
+
+def test_without_requirements_the_operators_interpreter_has_what_else_is_needed(place: Place) -> None:
+    assert run(place.prepare(extras=S3_REQUIREMENTS)).digest is None
 
 
 def test_requirements_and_the_runtime_are_installed_together(place: Place) -> None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from support import serve_project
 from support.installation import wait_for
+from support.model_agent import RemoteAgent
 
 CARRIERS = ("wsgi", "asgi", "uvicorn")
 
@@ -77,8 +78,10 @@ def start(
     threads: int = 2,
     max_body_bytes: int = 1_000_000,
     max_in_flight: int = 1024,
+    agent: RemoteAgent | None = None,
+    cache_size: int = 0,
 ) -> Served:
-    """Serve a project of one module."""
+    """Serve a project of one module, with models if there is an agent for them."""
     project = folder / "project"
     project.mkdir(exist_ok=True)
     (project / "handler.py").write_text(textwrap.dedent(source))
@@ -87,10 +90,14 @@ def start(
         address = listener.getsockname()
         numbers = (listener.fileno(), threads, max_body_bytes, max_in_flight)
         arguments = (str(project), carrier, *map(str, numbers))
+        inherited: tuple[int, ...] = (listener.fileno(),)
+        if agent is not None:
+            arguments += (str(agent.folder), *map(str, agent.descriptors), str(cache_size))
+            inherited += agent.descriptors
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, serve_project.__file__, *arguments],
-                pass_fds=(listener.fileno(),),
+                pass_fds=inherited,
                 stderr=stderr,
                 cwd=folder,
             )

@@ -8,17 +8,25 @@ import psutil
 import pytest
 
 from cortex_core.release import Release, make_release
-from cortex_core.spec.types import Autoscaling, Compute, Handler, Networking, RealtimeAPI, UpdateStrategy
+from cortex_core.spec.types import (
+    Autoscaling,
+    Compute,
+    Handler,
+    Models,
+    Networking,
+    RealtimeAPI,
+    UpdateStrategy,
+)
 from cortex_operator.backends import launch
 from cortex_operator.backends.environments import Environment
 from cortex_operator.backends.launch import Ports, Prepared, Slot
 from cortex_operator.processes import Process
 
 
-def release(env: dict[str, str] | None = None) -> Release:
+def release(env: dict[str, str] | None = None, models: Models | None = None) -> Release:
     spec = RealtimeAPI(
         name="iris",
-        handler=Handler(type="python", path="handler.py", env=env or {}),
+        handler=Handler(type="python", path="handler.py", env=env or {}, multi_model_reloading=models),
         networking=Networking(endpoint="/iris"),
         compute=Compute(),
         autoscaling=Autoscaling(target_replica_concurrency=1.0),
@@ -37,21 +45,30 @@ def prepared(digest: str | None, environ: dict[str, str]) -> Prepared:
 SLOT = Slot(workload="iris-a:b", number=12)
 
 
-def test_the_command_line() -> None:
-    argv = launch.command(
+def command_of(release: Release) -> list[str]:
+    return launch.command(
         SLOT,
+        release,
         Ports(serving=1, admin=2),
         prepared=prepared("d", {}),
         folder=Path("/h/replicas/iris-a:b-12"),
         logs=Path("/h/logs/iris"),
     )
 
-    assert argv == [
+
+def test_the_command_line() -> None:
+    assert command_of(release()) == [
         "/e/bin/python", "-m", "cortex_serve", "/h/replicas/iris-a:b-12/release.json",
         "--project", "/p", "--replica", "iris-a:b-12",
         "--host", "127.0.0.1", "--port", "1", "--admin-port", "2",
         "--log-dir", "/h/logs/iris",
     ]  # fmt: skip
+
+
+def test_a_replica_with_models_has_a_folder_for_them() -> None:
+    with_models = command_of(release(models=Models(path="/m/")))
+
+    assert with_models == [*command_of(release()), "--models", "/h/replicas/iris-a:b-12/models"]
 
 
 def test_a_slot_is_read_back_from_its_marker() -> None:
@@ -98,6 +115,7 @@ def test_the_environment_of_another_interpreter() -> None:
         "PYTHONPATH": "/operator",
         "VIRTUAL_ENV": "/operator/venv",
         "CORTEX_TOKEN": "secret",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
         "AWS_SECRET_ACCESS_KEY": "needed",
         "CORTEX_MODEL_POLL_INTERVAL": "10",
     }
@@ -109,6 +127,7 @@ def test_the_environment_of_another_interpreter() -> None:
         "PATH": "/e/bin:/bin",
         "VIRTUAL_ENV": "/e",
         "SHAPE": "round",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9000",
         "AWS_SECRET_ACCESS_KEY": "needed",
         "CORTEX_MODEL_POLL_INTERVAL": "10",
     }
@@ -133,3 +152,24 @@ def test_a_release_that_is_none_cannot_be_read(tmp_path: Path, content: str) -> 
 
     assert launch.read_release(tmp_path) is None
     assert launch.read_release(tmp_path / "nothing") is None
+
+
+def test_a_replicas_folder_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "iris-a-0"
+    (folder / "models" / "iris" / "1").mkdir(parents=True)
+    (folder / "models" / "iris" / "1" / "model.bin").write_bytes(b"x")
+
+    launch.remove_folder(folder)
+    launch.remove_folder(folder)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_copies_of_models_are_worth_keeping(tmp_path: Path) -> None:
+    (tmp_path / "iris-a-0" / "models").mkdir(parents=True)
+    (tmp_path / "iris-a-1").mkdir()
+    (tmp_path / ".removed-1a2b" / "models").mkdir(parents=True)
+
+    kept = [folder.name for folder in tmp_path.iterdir() if launch.is_worth_keeping(folder)]
+
+    assert kept == ["iris-a-0"]

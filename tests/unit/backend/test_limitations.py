@@ -86,10 +86,7 @@ REFUSED: list[tuple[Api, list[tuple[str, str]]]] = [
             ("handler.models", "loading models for the handler is not in this version yet"),
         ],
     ),
-    (
-        realtime(multi_model_reloading=Models(path="/m")),
-        [("handler.multi_model_reloading", "loading models for the handler is not in this version yet")],
-    ),
+    (realtime(multi_model_reloading=Models(path="/m")), []),
     (
         realtime(server_side_batching=ServerSideBatching(max_batch_size=4, batch_interval=1)),
         [("handler.server_side_batching", "batching on the server side is not in this version yet")],

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -235,3 +236,61 @@ def test_the_logger_of_old_projects(tmp_path: Path) -> None:
     enter(tmp_path, None)
 
     assert load_class(tmp_path, "handler.py").log is logger  # type: ignore[attr-defined]  # the user's
+
+
+class Meta(type):
+    def __call__(cls, *arguments: Any, **named: Any) -> Any:
+        return super().__call__(*arguments, **named)
+
+
+class Plain:
+    def __init__(self, config: str) -> None:
+        self.config = config
+        self.seen = list(BOUND)
+
+
+class Made(Plain):
+    def __new__(cls, config: str) -> Made:
+        made = super().__new__(cls)
+        made.early = config  # type: ignore[attr-defined]  # a test's
+        return made
+
+
+class ByMeta(Plain, metaclass=Meta):
+    pass
+
+
+class Other:
+    def __new__(cls, config: str) -> Any:
+        return config
+
+    def __init__(self, config: str) -> None:
+        raise AssertionError("not called for what is not an instance")
+
+
+BOUND: list[Any] = []
+
+
+@pytest.mark.parametrize("cls", [Plain, Made, ByMeta])
+def test_an_instance_is_bound_before_its_constructor_runs(cls: type) -> None:
+    BOUND.clear()
+    instance = construct(cls, {"config": "c"}, BOUND.append)
+    assert [instance] == BOUND
+    assert (type(instance), instance.config) == (cls, "c")
+    assert instance.seen == ([] if cls is ByMeta else [instance]), "who makes its instances binds them late"
+    assert cls is not Made or instance.early == "c"
+
+
+def test_a_class_may_make_something_else() -> None:
+    assert construct(Other, {"config": "c"}, lambda _: None) == construct(Other, {"config": "c"}) == "c"
+
+
+def test_a_constructor_that_raises_after_it_was_bound() -> None:
+    class Handler:
+        def __init__(self) -> None:
+            raise ValueError("mine")
+
+    with pytest.raises(HandlerFailed) as failed:
+        construct(Handler, {}, lambda _: None)
+    assert failed.value.message.startswith("Handler() raised:\n\nTraceback")
+    assert "handler.py" not in failed.value.message.replace("test_handler.py", "")

@@ -46,6 +46,7 @@ GOOD = [
     (HTTP, {}, handler(body="handle_get = 3", **POST)),
     (HTTP, {}, handler(helper="self, anything, at_all", **POST)),
     (HTTP, {"reloads_models": True}, handler("self, config, model_client", load_model="self, model_path", **POST)),
+    (HTTP, {"reloads_models": True}, handler("self, *, model_client, config", load_model="self, *, model_path", warm_up="self, model", **POST)),
     (HTTP, {"batches": True}, handler(handle_post="self, payload")),
     (GRPC, {"rpcs": ["Predict", "Info"]}, handler("self, config, proto_module_pb2, model_client", Predict="self, payload", Info="self, context")),
     (TF_HTTP, {}, handler("self, tensorflow_client, config", **POST)),
@@ -116,6 +117,11 @@ BAD = [
         "Handler.load_model: the argument 'path' is not supported. "
         "It may take: self, model_path; it is defined as `load_model(self, path)`",
         "Handler.load_model: the argument 'model_path' is missing; it is defined as `load_model(self, path)`",
+    ]),
+    (HTTP, {"reloads_models": True}, handler("self, config, model_client", load_model="self, model_path", warm_up="self, path", **POST), [
+        "Handler.warm_up: the argument 'path' is not supported. "
+        "It may take: self, model; it is defined as `warm_up(self, path)`",
+        "Handler.warm_up: the argument 'model' is missing; it is defined as `warm_up(self, path)`",
     ]),
     (HTTP, {"batches": True}, handler(handle_get="self"), [
         "Handler: the method 'handle_post' is missing; 'server_side_batching' needs it",

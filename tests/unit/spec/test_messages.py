@@ -5,12 +5,15 @@ A row is an id of docs/rules.md, the file, and the first lines of the problems. 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
+from support.listings import entry
 
-from cortex_core.spec.load import InvalidConfig, load
+from cortex_core.errors import CortexError, StorageRefused
+from cortex_core.spec.load import InvalidConfig, Listing, ListLocations, load
 from cortex_core.spec.types import Api
 
 
@@ -713,6 +716,30 @@ SECTIONS = [
         ],
     ),
     Row(
+        "K-27",
+        realtime(
+            ", multi_model_reloading: {path: s3://a, swap_policy: fast, on_missing: drop, load_timeout: 1}"
+        ),
+        [
+            "3:96: iris.handler.multi_model_reloading.swap_policy: must be one of availability, resource; got 'fast'",
+            "3:114: iris.handler.multi_model_reloading.on_missing: must be one of keep, unload; got 'drop'",
+            f"3:134: iris.handler.multi_model_reloading.load_timeout: {DURATION_RULE}, got 1",
+        ],
+    ),
+    Row(
+        "K-27 too short",
+        tensorflow("path: s3://a, load_timeout: 200ms"),
+        ["3:86: iris.handler.models.load_timeout: must be at least 1s, got '200ms'"],
+    ),
+    Row(
+        "K-27 typo",
+        realtime(", multi_model_reloading: {path: s3://a, swap_polcy: resource, on_mising: keep}"),
+        [
+            "3:83: iris.handler.multi_model_reloading.swap_polcy: unknown key; did you mean 'swap_policy'?",
+            "3:105: iris.handler.multi_model_reloading.on_mising: unknown key; did you mean 'on_missing'?",
+        ],
+    ),
+    Row(
         "K-34",
         realtime(
             rest="  autoscaling:\n    min_replicas: 0\n    max_replica_concurrency: 30001\n"
@@ -1019,6 +1046,8 @@ class Project:
 PROTO = "syntax = 'proto3'; package my_iris; service Iris { rpc Predict (A) returns (B); }"
 GRPC = ", protobuf_path: iris.proto"
 
+MODELS = ", multi_model_reloading: {path: s3://bucket/iris}"
+
 HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
 TAKES = "It may take: self, payload, query_params, headers"
 VERBS = "'handle_post', 'handle_get', 'handle_put', 'handle_patch', 'handle_delete'"
@@ -1062,6 +1091,18 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("H-04 constructor", realtime(), {"handler.py": HANDLER + "    def __init__(self, config, *, db=None): ...\n"},
      ["3:33: iris.handler.path: handler.py:4: Handler.__init__: the argument 'db' is not supported. It may take: self, "
       "config, model_client, metrics_client; it is defined as `__init__(self, config, *, db=None)`"]),
+    ("H-05", realtime(MODELS), {"handler.py": HANDLER},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method '__init__' is missing; "
+      "define `def __init__(self, config, model_client)`",
+      "3:33: iris.handler.path: handler.py:1: Handler: the method 'load_model' is missing; "
+      "define `def load_model(self, model_path)`"]),
+    ("H-05 arguments", realtime(MODELS), {"handler.py": HANDLER + "    def __init__(self, config): ...\n"
+      "    async def load_model(self, model_path): ...\n    def warm_up(self): ...\n"},
+     ["3:33: iris.handler.path: handler.py:4: Handler.__init__: the argument 'model_client' is missing; "
+      "it is defined as `__init__(self, config)` because the API has 'multi_model_reloading'",
+      "3:33: iris.handler.path: handler.py:5: Handler.load_model: must not be `async`",
+      "3:33: iris.handler.path: handler.py:6: Handler.warm_up: the argument 'model' is missing; "
+      "it is defined as `warm_up(self)`"]),
     ("H-04 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n",
      {"task.py": "class Task:\n    def __call__(self, cfg): ...\n"},
      ["3:22: t.definition.path: task.py:2: Task.__call__: the argument 'cfg' is not supported; did you "
@@ -1133,3 +1174,131 @@ DEPLOYED: list[tuple[str, str, list[Api], list[str]]] = [
 )
 def test_message_about_what_is_deployed(text: str, apis: list[Api], expected: list[str]) -> None:
     assert heads(text, deployed=apis) == expected
+
+
+BUCKET = "s3://b/m"
+DIR = f", multi_model_reloading: {{dir: {BUCKET}}}"
+PATH = f", multi_model_reloading: {{path: {BUCKET}}}"
+DENIED = StorageRefused(
+    "ListObjectsV2 s3://b/m/: access denied (AccessDenied)", hint="grant ListObjectsV2 on this bucket"
+)
+NO_BOTO3 = CortexError(
+    "s3://b/m/: storage in S3 needs boto3, which is not installed here",
+    hint="pip install 'cortex-deploy[s3]'",
+)
+LISTED: list[tuple[str, str, dict[str, list[str] | CortexError], list[str]]] = [
+    ("S-36", realtime(DIR), {BUCKET: ["_cortex_default/a", "iris/a"]},
+     ["3:74: iris.handler.multi_model_reloading.dir: s3://b/m: '_cortex_default' is reserved and cannot be the name "
+      "of a model"]),
+    ("S-37 right", realtime(DIR), {BUCKET: ["iris/1/a", "iris/20/a/b", "rose/a"]}, []),
+    ("S-37 empty", realtime(PATH), {BUCKET: []},
+     ["3:75: iris.handler.multi_model_reloading.path: s3://b/m: there is no model: the directory is empty or does not "
+      "exist"]),
+    ("S-37 empty dir", realtime(DIR), {BUCKET: []},
+     ["3:74: iris.handler.multi_model_reloading.dir: s3://b/m: there are no models: the directory is empty or does not "
+      "exist"]),
+    ("S-37 several", realtime(DIR), {BUCKET: ["a/1/x", "a/b/x", "c/2/x", "c/02/x", "loose"]},
+     ["3:74: iris.handler.multi_model_reloading.dir: s3://b/m: only directories of models may be here; found also 'loose'",
+      "3:74: iris.handler.multi_model_reloading.dir: s3://b/m/a: only directories named by digits 0-9 may be beside "
+      "versions; found also 'b/'",
+      "3:74: iris.handler.multi_model_reloading.dir: s3://b/m/c/02: has the same value as version '2'"]),
+    ("S-37 in paths", realtime(f", multi_model_reloading: {{paths: [{{name: a, path: {BUCKET}}}, {{name: b, path: s3://c/}}]}}"),
+     {BUCKET: ["1/x"], "s3://c": []},
+     ["3:120: iris.handler.multi_model_reloading.paths[2].path: s3://c: there is no model: the directory is empty or does "
+      "not exist"]),
+    ("S-37 one location of two models",
+     realtime(f", multi_model_reloading: {{paths: [{{name: a, path: {BUCKET}}}, {{name: b, path: {BUCKET}}}]}}"),
+     {BUCKET: ["1/x", "y"]},
+     [f"3:{column}: iris.handler.multi_model_reloading.paths[{number}].path: s3://b/m: only directories named by digits "
+      "0-9 may be beside versions; found also 'y'" for number, column in ((1, 93), (2, 120))]),
+    ("S-37 tensorflow", tensorflow(f"path: {BUCKET}"), {BUCKET: ["1/saved_model.pb", "1/variables/variables.index"]},
+     ["3:64: iris.handler.models.path: s3://b/m/1: 'variables/variables.data-00000-of-...' is missing"]),
+    ("S-37 inferentia", tensorflow(f"path: {BUCKET}", rest="  compute: {inf: 1}\n"), {BUCKET: ["1/saved_model.pb"]}, []),
+    ("S-37 unreadable", realtime(PATH), {BUCKET: DENIED},
+     ["3:75: iris.handler.multi_model_reloading.path: the models cannot be listed: ListObjectsV2 s3://b/m/: access denied "
+      "(AccessDenied) (grant ListObjectsV2 on this bucket)"]),
+    ("S-37 without boto3", realtime(PATH), {BUCKET: NO_BOTO3},
+     ["3:75: iris.handler.multi_model_reloading.path: the models cannot be listed: s3://b/m/: storage in S3 needs boto3, "
+      "which is not installed here (pip install 'cortex-deploy[s3]')"]),
+    ("S-37 one of two unreadable",
+     realtime(f", multi_model_reloading: {{paths: [{{name: a, path: {BUCKET}}}, {{name: b, path: s3://c/}}]}}"),
+     {BUCKET: DENIED, "s3://c": []},
+     ["3:93: iris.handler.multi_model_reloading.paths[1].path: the models cannot be listed: ListObjectsV2 s3://b/m/: access "
+      "denied (AccessDenied) (grant ListObjectsV2 on this bucket)",
+      "3:120: iris.handler.multi_model_reloading.paths[2].path: s3://c: there is no model: the directory is empty or does "
+      "not exist"]),
+    ("S-37 with another problem", realtime(PATH.replace("path", "load_timeot: 3s, path")), {BUCKET: []},
+     ["3:69: iris.handler.multi_model_reloading.load_timeot: unknown key; did you mean 'load_timeout'?",
+      "3:92: iris.handler.multi_model_reloading.path: s3://b/m: there is no model: the directory is empty or does not exist"]),
+    ("S-37 not looked at", realtime(PATH), {}, []),
+    ("S-37 relative to nothing", realtime(", multi_model_reloading: {path: ./m}"), {},
+     ["3:75: iris.handler.multi_model_reloading.path: a relative path means nothing to an operator on another machine; "
+      "write an absolute path of that machine, or s3://bucket/prefix"]),
+]  # fmt: skip
+
+
+def lister(found: Mapping[str, list[str] | CortexError]) -> ListLocations:
+    """Lists these keys at these locations, and nothing else."""
+
+    def list_locations(locations: Collection[str]) -> dict[str, Listing]:
+        by_location = {f"{location.rstrip('/')}/": listing for location, listing in found.items()}
+        return {
+            location: listing if isinstance(listing, CortexError) else [entry(key) for key in listing]
+            for location in locations
+            if (listing := by_location.get(location)) is not None
+        }
+
+    return list_locations
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "expected"), [row[1:] for row in LISTED], ids=[row[0] for row in LISTED]
+)
+def test_message_about_models(
+    text: str, found: Mapping[str, list[str] | CortexError], expected: list[str]
+) -> None:
+    seen = heads(text, list_locations=lister(found))
+    assert [message.partition("\n")[0] for message in seen] == expected
+
+
+def test_a_wrong_layout_is_explained_below_the_place() -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        load(realtime(PATH), list_locations=lister({BUCKET: ["1/x", "y"]}))
+    assert (
+        caught.value.message
+        == """\
+cortex.yaml:3:75: iris.handler.multi_model_reloading.path: s3://b/m: only directories named by digits 0-9 may be beside \
+versions; found also 'y'
+   3 |   handler: {type: python, path: handler.py, multi_model_reloading: {path: s3://b/m}}
+     |                                                                           ^^^^^^^^
+
+accepted (type: python):
+
+  s3://b/m/
+  └── (any files and directories)
+
+or
+
+  s3://b/m/
+  ├── 1523423423/
+  │   └── (any files and directories)
+  └── 2434389194/
+      └── (any files and directories)
+
+found:
+
+  s3://b/m/
+  ├── 1/
+  │   └── x
+  └── y
+"""
+    )
+
+
+def test_many_wrong_layouts_are_not_all_explained() -> None:
+    found = [f"model-{number}/{name}" for number in range(50) for name in ("1/x", "y")]
+    seen = heads(realtime(DIR), list_locations=lister({BUCKET: found}))
+    assert [("\n" in message) for message in seen] == [True] * 3 + [False] * 18
+    assert seen[-1] == (
+        "3:74: iris.handler.multi_model_reloading.dir: and 30 more problems in the layout of these models"
+    )

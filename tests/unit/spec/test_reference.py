@@ -82,17 +82,18 @@ def test_schema_files_are_all_known() -> None:
 
 
 def test_defaults_of_the_schemas_are_those_of_the_spec() -> None:
-    [api] = load("- {name: a, kind: RealtimeAPI, handler: {type: python, path: a.py}}\n")
+    models = "multi_model_reloading: {path: s3://a}"
+    [api] = load(f"- {{name: a, kind: RealtimeAPI, handler: {{type: python, path: a.py, {models}}}}}\n")
     spec = msgspec.to_builtins(api)
     compared = 0
     for dotted, key in schema.keys().items():
         section, _, field = dotted.rpartition(".")
-        if key.default is None or dotted.startswith(("apis", "definition")):
+        if key.default is None or dotted.startswith(("apis", "definition", "handler.models.")):
             continue
         value = spec
         for part in dotted.split("."):
             value = value[part]
-        is_duration = section == "autoscaling" and isinstance(key.default, str)
+        is_duration = isinstance(key.default, str) and (section == "autoscaling" or field == "load_timeout")
         assert value == (parse_duration(key.default) if is_duration else key.default), field
         compared += 1
     assert compared > 15

@@ -38,7 +38,7 @@ def _rows() -> Iterator[tuple[str, list[str]]]:
     table = runpy.run_path(str(Path(__file__).with_name("test_messages.py")))
     for name in ("FILE", "VALUES", "SECTIONS", "RULES"):
         yield from ((row.id, row.expected) for row in table[name])
-    for name in ("FILES", "DEPLOYED"):
+    for name in ("FILES", "DEPLOYED", "LISTED"):
         yield from ((row[0], row[-1]) for row in table[name])
 
 
