@@ -23,7 +23,8 @@ test: install
 	$(BIN)/pytest tests/integration tests/e2e -q
 
 test-swift: install
-	PYTHONPATH=tests $(BIN)/python -m support.swift_server $(BIN)/pytest tests/contracts/test_storage.py tests/integration/storage -q
+	PYTHONPATH=tests $(BIN)/python -m support.swift_server $(BIN)/pytest tests/contracts/test_storage.py \
+	  tests/integration/storage tests/e2e/test_models_seed.py tests/e2e/test_models_storage_faults.py -q
 
 check: install
 	$(BIN)/ruff check .

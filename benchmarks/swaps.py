@@ -23,6 +23,8 @@ from support.swapper import Directory, Place, Prefix, fault_of, write_project
 
 POLL = 1.0
 PHASES = 8
+LONGEST_REST = 15.0
+"""Seconds of a phase without swaps."""
 
 
 @dataclass(kw_only=True)
@@ -117,7 +119,7 @@ def publish(run: Run, versions: int, place: Place, cortex: Installation) -> Publ
             time.sleep(max(next_at - time.monotonic(), 0))
         ended = time.monotonic()
         published.phases.append((began, ended))
-        time.sleep(min(ended - began, a_phase * run.interval))
+        time.sleep(min(ended - began, a_phase * run.interval, LONGEST_REST))
     return published
 
 

@@ -1,8 +1,6 @@
 """`python -m cortex_serve` is `cortex-serve`."""
 
-import sys
-
-from cortex_serve.main import main
+from cortex_serve.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

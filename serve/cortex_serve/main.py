@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cortex_core import dotenv
 from cortex_core import release as releases
@@ -25,6 +25,14 @@ from cortex_serve.supervisor import Plan, Supervisor
 
 if TYPE_CHECKING:
     from cortex_serve.agent.agent import Agent
+
+
+def run() -> NoReturn:
+    """The process: `main`, and its end. Threads that hang in a file system that is away do not hold that up."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,7 +80,7 @@ class Plan:
 
 
 class Models(Protocol):
-    """What the supervisor needs of an agent that follows models. All methods return at once.
+    """What the supervisor needs of an agent that follows models. All but `start` and `close` return at once.
 
     Attributes:
         folder: where the snapshot is.
@@ -94,7 +94,11 @@ class Models(Protocol):
     def cells(self) -> int: ...
 
     def start(self, give_up: Callable[[str], None]) -> None:
-        """Begin; `give_up` is called, from any thread, if there is nothing that could be served."""
+        """Begin. Once this returns, workers may be started, and find nothing that an earlier life published.
+
+        Args:
+            give_up: called, from any thread, if there is nothing that could be served.
+        """
 
     def worker_started(self, number: int, tell: Callable[[control.Order], bool]) -> None: ...
 

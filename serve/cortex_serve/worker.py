@@ -71,10 +71,13 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
     supervisor.start(models)
 
     def build() -> application.Application:
+        if models is not None:
+            gc.freeze()  # not later: what is frozen is never collected, and models come and go
         with _turn(settings.turn):
             built = application.create_application(release, cls, log=log, models=models)
-        gc.freeze()  # what is loaded stays, except models; collections need not look at it again
-        if models is not None:
+        if models is None:
+            gc.freeze()  # what is loaded stays; collections need not look at it again
+        else:
             models.start()
             models.wait_until_held()
         return built
@@ -154,6 +157,7 @@ class _Supervisor:
         self._log = log
         self._stats: Stats | None = None
         self._models: ModelTable | None = None
+        self._is_behind = False
 
     def start(self, models: ModelTable | None) -> None:
         self._models = models
@@ -194,6 +198,8 @@ class _Supervisor:
 
     def _listen(self) -> None:
         while True:
+            if self._is_behind:
+                self._follow()
             try:
                 data = self._connection.recv(control.MAX_MESSAGE)
             except TimeoutError:
@@ -211,9 +217,21 @@ class _Supervisor:
         elif self._models is None:
             return
         elif isinstance(order, control.Follow):
-            self._models.follow()
+            self._follow()
         else:
             self._models.answer(order)
+
+    def _follow(self) -> None:
+        """What cannot be read now is read in a moment: nobody would say again that it is there."""
+        assert self._models is not None
+        try:
+            self._models.follow()
+        except OSError as error:
+            if not self._is_behind:
+                self._log.write("ERROR", f"what models to load cannot be read: {error}; trying again")
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
 
 def _die_with(supervisor: int) -> None:

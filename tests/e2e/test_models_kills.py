@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,9 +20,12 @@ from support.installation import Installation, wait_for
 from support.s3_server import running_s3
 from support.swapper import FILES, Directory, Prefix, files, write_project
 
-KILLS = 5
-LONGEST = 0.3
-"""Seconds after a version is published within which the replica fetches it, tries it, publishes it and drops the last."""
+MOMENTS = ((0, 0.3), (1.0, 1.8))
+"""Seconds after a version came and another one went: the replica fetches, tries and publishes the one; it evicts the
+other, which three listings have to lack.
+"""
+
+KILLS = 6
 
 
 @dataclass(kw_only=True)
@@ -63,12 +67,20 @@ def test_killed_at_any_moment_of_a_swap(served: Served, project: Path) -> None:
     moments = random.Random(3)
     for version in range(2, 2 + KILLS):
         place.publish(version)
-        time.sleep(moments.uniform(0, LONGEST))
+        shutil.rmtree(place.path / str(version - 1))
+        time.sleep(moments.uniform(*MOMENTS[version % 2]))
         kill(served.cortex)
         check(served.cortex, version)
     models = served.cortex.api("swapped")["models"]
     assert [row["state"] for row in models if row["version"] == str(1 + KILLS)] == ["live"]
     assert [row for row in models if row["state"] == "failed"] == []
+    copies = copies_of(served.cortex)
+    wait_for(lambda: len(list(copies.glob("*/*"))) == 1, within=10, what="what is gone is evicted")
+
+
+def copies_of(cortex: Installation) -> Path:
+    (copies,) = cortex.home.glob("**/models/versions")
+    return copies
 
 
 def kill(cortex: Installation) -> None:
@@ -101,10 +113,10 @@ def answer(cortex: Installation) -> int | None:
 def check(cortex: Installation, version: int) -> None:
     """The version is soon served, nothing half-written is left, and what is on the disk is whole."""
     wait_for(lambda: answer(cortex) == version, within=20, what=f"version {version} is served")
-    (models,) = cortex.home.glob("**/models/versions")
-    partial = models.parent / "partial"
+    copies = copies_of(cortex)
+    partial = copies.parent / "partial"
     wait_for(lambda: not any(partial.glob("*")), within=10, what="what was half-written is swept")
-    for description in models.glob("*/*/version.json"):
+    for description in copies.glob("*/*/version.json"):
         for model in description.parent.glob("*/[0-9]*"):
             expected = files(int(model.name))
             found = {

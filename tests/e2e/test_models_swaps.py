@@ -56,14 +56,36 @@ def test_every_fifth_version_is_broken_in_another_way(cortex: Installation, proj
         assert REASONS[fault] in row["error"], (fault, row)
 
 
+def test_a_version_that_is_unloaded_before_the_next_is_loaded(cortex: Installation, project: Path) -> None:
+    """For models that do not fit into memory twice; requests wait meanwhile."""
+    place = Directory(project.parent / "models")
+    place.publish(1)
+    write_project(project, place.location, name="unloaded", extra="      swap_policy: resource\n")
+    cortex.run("deploy", "--yes", cwd=project)
+    faults: dict[int, Fault] = {4: "raises", 6: "hangs"}
+    load = Load(cortex.url("unloaded"), connections=6, models=True)
+    load.start()
+    try:
+        for version in range(2, 8):
+            place.publish(version, faults.get(version))
+            if version not in faults:
+                load.wait_for_version(version, within=15)
+            else:
+                wait_until_failed(cortex, version, name="unloaded")
+    finally:
+        report = load.stop()
+    assert (report.failures, report.mixed, report.went_back) == ([], [], [])
+    assert report.seen == {"1", "2", "3", "5", "7"}
+
+
 def models_broken() -> list[int]:
     return [version for version in range(1, VERSIONS + 1) if fault_of(version) is not None]
 
 
-def wait_until_failed(cortex: Installation, version: int) -> None:
+def wait_until_failed(cortex: Installation, version: int, name: str = "swapped") -> None:
     def failed() -> bool:
         return (str(version), "failed") in {
-            (row["version"], row["state"]) for row in cortex.api("swapped")["models"]
+            (row["version"], row["state"]) for row in cortex.api(name)["models"]
         }
 
     wait_for(failed, within=30, what=f"version {version} is known to be broken")

@@ -140,12 +140,6 @@ class Prefix:
             time.sleep(pause)
         return time.monotonic() - pause
 
-    def delete(self, folder: str) -> None:
-        """Remove all below a version's directory."""
-        listing = self._client.list_objects_v2(Bucket=self._bucket, Prefix=f"{self._prefix}/{folder}/")
-        for item in listing.get("Contents", ()):
-            self._client.delete_object(Bucket=self._bucket, Key=item["Key"])
-
 
 def files(number: int, fault: Fault | None = None) -> dict[str, bytes]:
     """A model's files by relative path; what `is corrupt` has a manifest that a file contradicts."""

@@ -73,6 +73,7 @@ _AGAIN = 0.05
 
 _PUBLISH_AGAIN = 1.0
 _CLOSE_WITHIN = 2.0
+_FETCHES_END_WITHIN = 1.0
 
 
 class Parts(Protocol):
@@ -134,6 +135,7 @@ class Agent:
         self._fetcher: Fetcher | None = None
         self._trials: Trials | None = None
         self._unpublished: snapshot.Snapshot | None = None
+        self._present: list[StoredVersion] = []
         self._newest: Settled | None = None
         self._give_up: Callable[[str], None] = lambda _: None
         self._rows: list[ModelStatus] = []
@@ -150,8 +152,10 @@ class Agent:
         return self._parts.cells.descriptor
 
     def start(self, give_up: Callable[[str], None]) -> None:
+        """Once this returns, workers may be started: none follows what an earlier life published."""
         self._give_up = give_up
-        self._thread.start()
+        if self._succeeds(self._open):
+            self._thread.start()
 
     def worker_started(self, number: int, tell: Callable[[Order], bool]) -> None:
         def register() -> None:
@@ -174,20 +178,27 @@ class Agent:
         self._inbox.put(unregister)
 
     def unready(self) -> list[str]:
+        waiting = self._ask(self._parts.rollout.unready, otherwise=["the models' agent is busy"])
+        if not waiting:
+            return []  # what an earlier life left is served also while its location cannot be listed
         unlisted = [
             f"{each.location} cannot be listed: {each.error}"
             for each in self._locations()
             if each.error is not None and each.checked_at is None
         ]
-        waiting: list[str] = self._ask(self._parts.rollout.unready, otherwise=[])
         return unlisted + waiting
 
     def close(self) -> None:
         self._inbox.put(None)
-        self._thread.join(_CLOSE_WITHIN)
-        for part in (self._trials, self._fetcher, self._source, self._parts.disk):
-            if part is not None:
-                part.close()
+        if self._thread.is_alive():
+            self._thread.join(_CLOSE_WITHIN)
+        if self._trials is not None:
+            self._trials.close()
+        if self._fetcher is not None:
+            self._fetcher.close(_FETCHES_END_WITHIN)
+        if self._source is not None:
+            self._source.close()
+        self._parts.disk.close()
 
     # for the admin port
 
@@ -228,10 +239,7 @@ class Agent:
     # the agent's thread
 
     def _run(self) -> None:
-        try:
-            self._begin()
-        except (CortexError, OSError) as error:
-            self._give_up(f"models cannot be followed: {error}")
+        if not self._succeeds(self._begin):
             return
         while True:
             try:
@@ -243,15 +251,28 @@ class Agent:
             try:
                 self._take(event)
             except Exception:  # noqa: BLE001  a defect of ours must not freeze all models
-                self._parts.report("ERROR", "the models' agent failed", {"exc_info": traceback.format_exc()})
+                self._report_defect()
+
+    def _open(self) -> None:
+        self._present = self._parts.disk.open()
+        snapshot.remove(self.folder)
 
     def _begin(self) -> None:
-        present = self._parts.disk.open()
-        snapshot.remove(self.folder)
-        self._source = self._parts.source(self._changed, present)
+        self._source = self._parts.source(self._changed, self._present)
         self._fetcher = self._parts.fetcher(self._source, self._fetched)
-        self._handle(Started(present=tuple(present), failures=failures.read(self.folder)))
+        self._handle(Started(present=tuple(self._present), failures=failures.read(self.folder)))
         self._source.start()
+
+    def _succeeds(self, step: Callable[[], None]) -> bool:
+        """Without all steps of the start, nothing is followed, and the replica has to end."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  whatever the reason
+            if not isinstance(error, CortexError | OSError):
+                self._report_defect()
+            self._give_up(f"models cannot be followed: {error}")
+            return False
+        return True
 
     def _take(self, event: Event | Callable[[], None]) -> None:
         if isinstance(event, Seen) and event.settled is not self._newest:
@@ -267,7 +288,13 @@ class Agent:
 
     def _handle(self, event: Event) -> None:
         for action in self._parts.rollout.handle(event, now=self._clock()):
-            self._carry_out(action)
+            try:
+                self._carry_out(action)
+            except Exception:  # noqa: BLE001  the rollout relies on the others
+                self._report_defect()
+
+    def _report_defect(self) -> None:
+        self._parts.report("ERROR", "the models' agent failed", {"exc_info": traceback.format_exc()})
 
     def _time_left(self) -> float | None:
         """Seconds until there is something to do, or None."""
@@ -290,8 +317,7 @@ class Agent:
             case CancelFetch(serial=serial) if self._fetcher is not None:
                 self._fetcher.cancel(serial)
             case Try(serial=serial, directory=directory):
-                self._trials = self._trials or self._parts.trials(self._tried)
-                self._trials.submit(serial, directory)
+                self._try(serial, directory)
             case Publish(snapshot=published):
                 self._publish(published)
             case Switch(cell=cell, serial=serial):
@@ -307,6 +333,14 @@ class Agent:
                 self._parts.report(level, message, fields)
             case GiveUp(message=message):
                 self._give_up(message)
+
+    def _try(self, serial: int, directory: str) -> None:
+        try:
+            self._trials = self._trials or self._parts.trials(self._tried)
+            self._trials.submit(serial, directory)
+        except Exception:
+            self._inbox.put(NoTrial(serial=serial))
+            raise
 
     def _publish(self, published: snapshot.Snapshot) -> None:
         """If the disk is full, workers go on with what they have; it is tried again until there is room."""

@@ -94,6 +94,11 @@ class Edition:
         """Whether it is known that it cannot be had now."""
         return self.failure is not None and self.failure.holds(now)
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether only other content helps."""
+        return self.failure is not None and self.failure.is_permanent
+
     def is_lost(self, now: float) -> bool:
         """Whether requests cannot be answered by it: nobody holds it, and it cannot be loaded."""
         failure = self.failure

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
+from cortex_core.models.tree import LayoutProblem
 from cortex_serve.agent.actions import Note
 from cortex_serve.agent.editions import Edition
 from cortex_serve.agent.failures import Failure, Stage
 
 Names: TypeAlias = Callable[[str], str]
 """What people call a model."""
+
+MOST_PROBLEMS = 20
+"""Lines about what is wrong with locations, at a time."""
 
 _DONE: dict[Stage, str] = {"fetch": "fetched", "load": "loaded"}
 
@@ -63,6 +67,19 @@ def are_known(number: int) -> Note:
     """With caches, at the start."""
     message = f"{number} models are known; each is fetched and loaded when it is asked for"
     return Note(level="INFO", message=message, fields={})
+
+
+def are_wrong(before: Iterable[LayoutProblem], now: Iterable[LayoutProblem]) -> Iterator[Note]:
+    """What has come to be wrong with the locations, and, once, that nothing is any more."""
+    known, wrong = {str(each) for each in before}, [str(each) for each in now]
+    new = [text for text in wrong if text not in known]
+    for text in new[:MOST_PROBLEMS]:
+        yield Note(level="WARNING", message=f"models: {text}", fields={})
+    if len(new) > MOST_PROBLEMS:
+        rest = len(new) - MOST_PROBLEMS
+        yield Note(level="WARNING", message=f"models: {rest} more things are wrong with locations", fields={})
+    if known and not wrong:
+        yield Note(level="INFO", message="models: nothing is wrong with locations any more", fields={})
 
 
 def are_too_many(limit: int) -> Note:

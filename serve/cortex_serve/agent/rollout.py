@@ -223,6 +223,8 @@ class Rollout:
 
     def _see(self, settled: Settled) -> None:
         is_first = self._settled is None or not self._settled.is_complete
+        problems = self._settled.problems if self._settled is not None else ()
+        self._out += notes.are_wrong(problems, settled.problems)
         self._settled = settled
         self._may_be_hopeless = True
         for name, model in settled.models.items():

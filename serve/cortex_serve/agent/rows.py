@@ -74,18 +74,25 @@ def _of_model(
     wrong = {
         each.version: each.message for each in problems if each.model == succession.name and each.version
     }
+    missing = next((str(each) for each in problems if _is_of_all(each, succession.name)), None)
     for edition in succession.editions:
         failure = edition.failure
+        error = failure.error if failure is not None else wrong.get(edition.name)
         yield ModelRow(
             name=names(edition.model),
             version=edition.name,
             digest=edition.version.digest[:12],
             state=_state(edition, succession, workers, now),
             loaded_at=edition.held_at if edition.held else None,
-            error=failure.error if failure is not None else wrong.get(edition.name),
+            error=error or (missing if edition is succession.serving else None),
             modified_ns=max(file.modified_ns for file in edition.version.files),
             location=edition.location,
         )
+
+
+def _is_of_all(problem: LayoutProblem, model: str) -> bool:
+    """Whether it says that there is no version of the model at all; what is served then is what was there."""
+    return problem.rejects and problem.version is None and problem.model in (model, None)
 
 
 def _state(edition: Edition, succession: Succession, workers: Workers, now: float) -> ModelState:
@@ -99,7 +106,10 @@ def _state(edition: Edition, succession: Succession, workers: Workers, now: floa
         return "fetching"
     if edition.held and workers.all_hold(edition):
         return "ready"
-    return "loading" if edition.loading else "available"
+    if edition.loading:
+        return "loading"
+    tried_in_vain = edition.failure is not None and not edition.held
+    return "failed" if tried_in_vain else "available"
 
 
 _STATES: dict[Step, ModelState] = {

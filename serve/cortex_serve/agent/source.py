@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Condition, RLock, Thread
+from threading import Condition, RLock, Thread, Timer
 from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import structs
@@ -50,6 +50,9 @@ _EVENT_SECONDS = 1.0
 
 _CLOSE_SECONDS = 2.0
 
+PATIENCE = 5.0
+"""Seconds that what is known from before waits for locations that do not answer."""
+
 Report: TypeAlias = Callable[[str, str], None]
 
 
@@ -80,13 +83,14 @@ class Source:
         layout: what one version must hold.
         changed: called with what has settled, each time that is something else; from threads of the source's, one
             call at a time, in order; must return soon. First called when every location was listed, or could not be
-            while `previous` holds something of it.
+            (or did not answer within `patience` seconds) while `previous` holds something of it.
         report: takes a level ("INFO", "WARNING") and a line for the log; called when a location begins to fail or
             works again, not at every pass.
         poll_interval: seconds between two listings of a location in which nothing is known to happen.
         previous: versions that are on this machine's disk already.
         open_storage: makes a location's storage.
         open_watch: makes the watch of a local directory.
+        patience: seconds that `previous` waits for locations that do not answer.
         local_seconds: how long one look at a local directory may take; it may be on a network that is away.
         clock: monotonic seconds.
         wall_clock: seconds since the epoch.
@@ -106,6 +110,7 @@ class Source:
         previous: Iterable[StoredVersion] = (),
         open_storage: Callable[[str], Storage] = open_storage,
         open_watch: Callable[[Path, Callable[[], None]], Watch] = Watch,
+        patience: float = PATIENCE,
         local_seconds: float = LOCAL_SECONDS,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -129,6 +134,8 @@ class Source:
         self._closed = False
         self._followed = {each: self._follow(each, open_storage(each)) for each in locations(models)}
         self._watch()
+        self._impatience = Timer(patience, self._go_without)
+        self._impatience.daemon = True
         self._threads = [
             Thread(target=self._run, name=f"cortex-source-{number}", daemon=True)
             for number in range(min(len(self._followed), MOST_THREADS))
@@ -138,9 +145,11 @@ class Source:
         """Begin to list."""
         for thread in self._threads:
             thread.start()
+        self._impatience.start()
 
     def close(self) -> None:
         """End. Threads that wait for a storage are left to end by themselves; `changed` is called no more."""
+        self._impatience.cancel()
         with self._observing, self._turn:
             self._closed = True
             self._turn.notify_all()
@@ -151,6 +160,13 @@ class Source:
         for followed in self._followed.values():
             if followed.watch is not None and not followed.is_looking:
                 followed.watch.close()
+
+    def _go_without(self) -> None:
+        """Tell what is known from before; locations that have not answered yet may take minutes."""
+        with self._observing:
+            for followed in self._followed.values():
+                followed.is_tried = True
+            self._tell()
 
     def storage(self, location: str) -> Storage:
         """Where a location's files are."""

@@ -208,8 +208,15 @@ class Succession:
             if edition is base or not edition.fails(now):
                 if self.previous is not None and edition.directory is None:
                     continue  # nothing serves at this moment: that is no time to fetch
-                return edition
+                return base if base is not None and self._is_premature(edition, base, now) else edition
         return base
+
+    def _is_premature(self, edition: Edition, base: Edition, now: float) -> bool:
+        """Whether it would mean to go back from what serves, which is gone upstream, while its successor only
+        cannot be had at this moment."""
+        return edition.value < base.value and any(
+            newer.value > base.value and newer.fails(now) and not newer.is_hopeless for newer in self.upstream
+        )
 
     def _is_worth_finishing(self, edition: Edition, goal: Edition | None, now: float) -> bool:
         if edition is goal:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -235,10 +236,11 @@ def one_line(error: BaseException) -> str:
 
 
 def _position(thread: threading.Thread | None) -> str | None:
-    """The user's frames of a running thread, as Python prints them."""
+    """The user's frames of a running thread, as Python prints them, with files of the project by their short names."""
     frame = sys._current_frames().get(thread.ident or 0) if thread else None
     if frame is None:
         return None
     stack = [each for each in traceback.extract_stack(frame) if not tracebacks.is_carrier(each.filename)]
     own = [each for each in stack if not each.filename.endswith(("/threading.py",))]
-    return "".join(traceback.format_list(own)).rstrip("\n") or None
+    text = "".join(traceback.format_list(own)).replace(f'File "{Path.cwd()}/', 'File "')
+    return text.rstrip("\n") or None

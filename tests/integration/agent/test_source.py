@@ -313,6 +313,22 @@ def test_what_was_there_before_is_told_although_the_storage_is_away(tmp_path: Pa
         assert len(followed.lines) == 1
 
 
+def test_what_was_there_before_does_not_wait_for_a_storage_that_hangs(tmp_path: Path) -> None:
+    publish(tmp_path / "iris", "1")
+    location = str(tmp_path / "iris")
+    with following(Models(path=location)) as followed:
+        version = followed.until_there("1").models[DEFAULT_MODEL].latest
+    hanging = Hanging(tmp_path / "iris")
+    stored = StoredVersion(model=DEFAULT_MODEL, location=location, version=version)
+    with following(
+        Models(path=location), previous=[stored], open_storage=lambda _: hanging, patience=0.1
+    ) as followed:
+        assert followed.until_there("1").is_complete
+        publish(tmp_path / "iris", "2")
+        hanging.go.set()
+        followed.until_there("1", "2")
+
+
 def test_a_local_directory_that_cannot_be_read(tmp_path: Path) -> None:
     root = tmp_path / "loop"
     root.symlink_to("loop")

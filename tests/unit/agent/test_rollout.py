@@ -8,6 +8,7 @@ import pytest
 from support.rollouts import World, settled, stored
 
 from cortex_core.models.settling import Pending
+from cortex_core.models.tree import LayoutProblem
 from cortex_serve import control
 from cortex_serve.agent import actions, events
 from cortex_serve.agent.failures import Remembered
@@ -251,6 +252,19 @@ def test_a_passing_failure_to_load_is_tried_again_later_and_later():
     assert world.error("7") is None
 
 
+def test_a_failure_stays_visible_when_a_newer_version_is_live():
+    world = World({"iris": {"6": "a"}}, bad={("iris", "7", "a"): "no_memory"}).run()
+    world.upstream["iris"]["7"] = "a"
+    world.see()
+    world.run()
+    world.upstream["iris"]["8"] = "a"
+    world.see()
+    world.run()
+    world.tick(3600)
+    assert world.states() == {"6": "available", "7": "failed", "8": "live"}
+    assert world.error("7") is not None
+
+
 def test_a_restart_finds_its_files_and_does_not_try_what_killed_a_worker():
     first = World({"iris": {"6": "a", "7": "a"}}, bad={("iris", "7", "a"): "kills"}).run()
     assert first.live() == "6a"
@@ -385,6 +399,26 @@ def test_the_served_version_is_removed_and_no_other_can_be_loaded():
     world.run()
     assert world.live() == "7a"
     assert world.gave_up is None
+
+
+def test_the_served_version_is_removed_while_its_successor_cannot_be_fetched():
+    world = World({"iris": {"6": "a", "7": "a"}}, bad={("iris", "8", "a"): "storage_down"}).run()
+    world.upstream["iris"] = {"6": "a", "8": "a"}
+    world.see()
+    world.run()
+    assert world.live() == "7a"  # gone, but in memory: better than going back
+    world.bad.clear()
+    world.tick(2.0)
+    world.run()
+    assert world.served["iris"] == ["7a", "8a"]
+
+
+def test_the_served_version_is_removed_and_its_successor_is_broken():
+    world = World({"iris": {"6": "a", "7": "a"}}, bad={("iris", "8", "a"): "raises"}).run()
+    world.upstream["iris"] = {"6": "a", "8": "a"}
+    world.see()
+    world.run()
+    assert world.served["iris"] == ["7a", "6a"]
 
 
 def test_a_version_is_removed_while_it_is_on_its_way():
@@ -577,6 +611,23 @@ def test_what_is_pending_or_wrong_is_shown():
     world.see(pending=(pending,))
     assert world.states() == {"7": "live", "8": "pending"}
     assert world.error("8") == "is listed; it may still be uploaded"
+
+
+def test_what_is_served_though_its_location_is_empty_says_so():
+    problem = LayoutProblem(
+        model="iris", version=None, directory="s3://b/iris", message="it is empty", rejects=True, layout="python", keys=()
+    )  # fmt: skip
+    world = World({"iris": {"6": "a", "7": "a"}}).run()
+    world.see(problems=(problem,))
+    assert world.states() == {"6": "available", "7": "live"}
+    assert world.error("7") == "s3://b/iris: it is empty"
+    assert world.error("6") is None
+    world.see(problems=(problem,))
+    world.see()
+    assert world.notes()[-2:] == [
+        "WARNING models: s3://b/iris: it is empty",
+        "INFO models: nothing is wrong with locations any more",
+    ]
 
 
 def test_notes_say_what_went_live_and_how_long_it_took():

@@ -490,7 +490,10 @@ def test_c62_a_full_cache_is_told_in_time(worker: Make) -> None:
         it.get("m1"), it.get("m2")
         with pytest.raises(ModelUnavailable, match=r"^every model in the cache is in use; try again$"):
             it.get("m3")
-    assert [each.serial for each in it.agent.said(control.Want)] == [1, 2]  # of the third, the agent never heard
+    assert [each.serial for each in it.agent.said(control.Want)] == [
+        1,
+        2,
+    ]  # of the third, the agent never heard
     assert it.get("m3").path == "/3"
 
 
