@@ -98,6 +98,9 @@ class Conclusion:
             if not outcome.failed and console.output == "pretty":
                 console.result(deployment_report.outcome_line(outcome, api))
         for outcome, api in shown:
+            if api is not None and not outcome.failed:
+                for text in deployment_report.model_warnings(api):
+                    console.warning(text)
             if outcome.failed:
                 console.note("\n".join(deployment_report.failure_lines(outcome, api)))
         if console.output == "pretty":

@@ -13,6 +13,9 @@ from cortex_core.operator_api import ApiResult, ApiStatus, Change
 _DONE = {"creating": "created", "updating": "updated"}
 _MOST_CHANGES = 30
 
+MODELS_SHOWN = 5
+"""Versions that failed, of one API."""
+
 
 def plan_lines(plan: Sequence[ApiResult]) -> list[str]:
     """What would happen to each API, and why."""
@@ -56,6 +59,14 @@ def failure_lines(outcome: Outcome, api: ApiStatus | None) -> list[str]:
     if outcome.timed_out:
         lines.append(f"hint: see how far it is with: cortex get {name} --watch")
     return lines
+
+
+def model_warnings(api: ApiStatus) -> list[str]:
+    """Versions of models that are not served although the API is live."""
+    failed = [row for row in api.models if row.state == "failed"]
+    texts = [f"model {row.name}: version {row.version} is not served: {row.error}" for row in failed]
+    more = len(texts) - MODELS_SHOWN
+    return texts[:MODELS_SHOWN] + ([f"… and {more} more (cortex get {api.spec.name})"] if more > 0 else [])
 
 
 def next_commands(outcomes: Sequence[Outcome], *, suffix: str) -> list[str]:

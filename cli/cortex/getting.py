@@ -163,7 +163,7 @@ def _show_details(console: Console, found: Details, *, with_env: bool, verbose: 
         if len(api.models) > tables.MODELS_SHOWN:
             console.result(f"… and {len(api.models) - tables.MODELS_SHOWN:,} more (-o json shows all)")
     elif models_of(api.spec) is not None:
-        console.result("\nthe models will be shown once the api is live")
+        console.result(f"\nno models are known; cortex logs {api.spec.name} may say why")
     if found.history:
         console.result("")
         console.table(*tables.history(found.history[:HISTORY_SHOWN], now=now))

@@ -240,7 +240,7 @@ ModelState = Literal["pending", "available", "fetching", "loading", "ready", "li
 """Of one version of a model, in the order of its life.
 
     pending     seen, but its upload may not be complete
-    available   can be asked for by number; not in memory
+    available   can be asked for; not in memory
     fetching    on its way to this machine
     loading     on its way into memory
     ready       in memory of every worker, but another version is the latest

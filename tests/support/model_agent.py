@@ -33,6 +33,7 @@ class ModelAgent:
         self.messages: list[control.Message] = []
         self.snapshot: Snapshot | None = None
         self.fetch: Callable[[control.Want], None] = lambda want: None
+        self.hears: Callable[[control.Message], None] = lambda message: None
         self._has_names = has_names
         self._numbers: dict[str, int] = {}
         self._said = threading.Condition()
@@ -55,6 +56,7 @@ class ModelAgent:
 
     def hear(self, message: control.Message) -> None:
         """What a worker's `send` is."""
+        self.hears(message)
         with self._said:
             self.messages.append(message)
             self._said.notify_all()

@@ -123,8 +123,12 @@ class Edition:
         )
 
     def fails_to_load(self, now: float) -> bool:
-        """Whether it is known that a worker that loads it now will fail."""
-        return self.fails(now) and self.failure is not None and self.failure.stage == "load"
+        """Whether it is known that a worker that loads it now will fail.
+
+        What killed a process is not loaded on demand again, in a worker that serves; only a trial may find it innocent.
+        """
+        failure = self.failure
+        return failure is not None and failure.stage == "load" and (failure.killed or failure.holds(now))
 
     def forget(self, worker: int) -> None:
         """A worker is gone."""

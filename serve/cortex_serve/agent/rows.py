@@ -96,7 +96,7 @@ def _is_of_all(problem: LayoutProblem, model: str) -> bool:
 
 
 def _state(edition: Edition, succession: Succession, workers: Workers, now: float) -> ModelState:
-    if edition is succession.serving:
+    if edition is succession.serving and (edition.held or not succession.rules.on_demand):
         return "live"
     if edition.fails(now):
         return "failed"

@@ -443,8 +443,12 @@ class ModelTable:
         return called(instance.load_model, getattr(instance, "warm_up", None), load.directory or "")
 
     def loaded(self, load: _Load, model: Any, seconds: float) -> None:
-        """Give it out from here on."""
+        """Give it out from here on.
+
+        The agent hears of it first: whoever gets it may have it dropped again before another thread says a word.
+        """
         holding = load.holding
+        self._send(control.ModelLoaded(serial=load.serial, seconds=seconds))
         with self._changed:
             holding.model = model
             self._loads.pop(load.serial, None)
@@ -453,7 +457,6 @@ class ModelTable:
                 self._cache.loaded(holding)
             self._changed.notify_all()
         load.finish(None)
-        self._send(control.ModelLoaded(serial=load.serial, seconds=seconds))
         with self._lock:
             if self.held.get(load.serial) is holding and not self._stays(holding):
                 self._let_leave(holding)

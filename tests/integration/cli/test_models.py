@@ -154,6 +154,11 @@ def test_get_says_that_a_location_is_not_listed_any_more(
     assert any(line.startswith("iris 7 live 4d2h 5m") and line.endswith("ago") for line in lines)
 
 
+def test_get_says_that_there_are_no_models(cortex: Installation, operator: FakeOperator) -> None:
+    operator.deployed(FILE.format(path="/models"))
+    assert "\nno models are known; cortex logs iris may say why\n" in cortex.run("get", "iris").stdout
+
+
 def test_verbose_shows_how_models_are_followed(cortex: Installation, operator: FakeOperator) -> None:
     operator.deployed(FILE.format(path="/models") + "      swap_policy: resource\n      load_timeout: 90s\n")
     shown = cortex.run("get", "iris", "-v").stdout

@@ -13,7 +13,17 @@ from cortex.console import Console
 from cortex.deploy_conclusion import TerminalQuestions
 from cortex.deploying import Outcome
 from cortex_core.errors import CortexError, OperatorUnreachable
-from cortex_core.operator_api import ApiResult, Change, Deployment
+from cortex_core.operator_api import (
+    ApiResult,
+    ApiStatus,
+    Change,
+    Deployment,
+    GroupCounts,
+    ModelStatus,
+    ReplicaCounts,
+    Status,
+)
+from cortex_core.spec.load import load
 
 HELLO = "- {name: hello, kind: RealtimeAPI, handler: {type: python, path: handler.py}}\n"
 
@@ -154,6 +164,23 @@ def test_plan_says_what_changes() -> None:
         "e: will be updated; its replicas keep running", '  p0: none → "x"',
     ]  # fmt: skip
     assert lines[-1] == "  and 2 more"
+
+
+def test_versions_that_fail_beside_a_live_api_are_named() -> None:
+    failed = [
+        ModelStatus(name="iris", version=str(number), digest="d", state="failed", error="ValueError: 6")
+        for number in range(1, 8)
+    ]
+    live = ModelStatus(name="iris", version="9", digest="d", state="live")
+    (spec,) = load(HELLO)
+    counts = ReplicaCounts(requested=1, updated=GroupCounts(ready=1), stale=GroupCounts())
+    api = ApiStatus(
+        spec=spec, status=Status(status_code="status_live", status="live", replica_counts=counts), endpoint="", release_id="r", last_updated=0.0,
+        models=(live, *failed),
+    )  # fmt: skip
+    lines = deployment_report.model_warnings(api)
+    assert lines[0] == "model iris: version 1 is not served: ValueError: 6"
+    assert lines[5:] == ["… and 2 more (cortex get hello)"]
 
 
 def test_next_commands_name_the_environment() -> None:

@@ -505,6 +505,17 @@ def test_c62_memory_has_room_before_the_disk_is_asked_for_some(worker: Make) -> 
     assert said == [control.Want, control.ModelDropped, control.Want]
 
 
+def test_the_agent_hears_of_a_load_before_anyone_gets_the_model(worker: Make) -> None:
+    """Else a request could have it dropped, and the agent hear that first."""
+    it = cached(worker, 1, size=1)
+    held: list[int] = []
+    it.agent.hears = lambda message: (
+        held.append(it.table.counts().held) if isinstance(message, control.ModelLoaded) else None
+    )
+    it.get("m1")
+    assert held == [0]
+
+
 def test_a_new_version_takes_a_place_and_the_old_one_gives_it_back(worker: Make) -> None:
     it = cached(worker, 1, size=2)
     assert it.get("m1").path == "/1"
