@@ -175,9 +175,13 @@ def test_versions_that_fail_beside_a_live_api_are_named() -> None:
     (spec,) = load(HELLO)
     counts = ReplicaCounts(requested=1, updated=GroupCounts(ready=1), stale=GroupCounts())
     api = ApiStatus(
-        spec=spec, status=Status(status_code="status_live", status="live", replica_counts=counts), endpoint="", release_id="r", last_updated=0.0,
+        spec=spec,
+        status=Status(status_code="status_live", status="live", replica_counts=counts),
+        endpoint="",
+        release_id="r",
+        last_updated=0.0,
         models=(live, *failed),
-    )  # fmt: skip
+    )
     lines = deployment_report.model_warnings(api)
     assert lines[0] == "model iris: version 1 is not served: ValueError: 6"
     assert lines[5:] == ["… and 2 more (cortex get hello)"]
