@@ -33,6 +33,9 @@ _KINDS = [
 ]
 """Not those of reading: a listing would cause the next."""
 
+_FORGETS_WHAT_MOVES_IN = not hasattr(events, "FileAttribEvent")
+"""watchdog before 7, the newest for Python 3.10, does not watch directories that are moved into one it watches."""
+
 
 class Watch:
     """Watches a directory and all below it, whether or not it exists yet.
@@ -54,6 +57,7 @@ class Watch:
         self._woken = woken
         self._observer: BaseObserver | None = None
         self._watched: tuple[_Watched, ...] = ()
+        self._is_outdated = False
 
     def ensure(self) -> None:
         """Watch what the path leads to now. To be called before each listing: from then on nothing is missed.
@@ -63,9 +67,10 @@ class Watch:
         """
         for _ in range(_ATTEMPTS):
             watched = tuple(_watched(self._root))
-            if watched == self._watched and self._is_alive():
+            if watched == self._watched and self._is_alive() and not self._is_outdated:
                 return
             self.close()
+            self._is_outdated = False
             self._observer = self._observing(watched)
             self._watched = watched
 
@@ -86,7 +91,7 @@ class Watch:
         try:
             observer.start()
             for each in watched:
-                handler = _Handler(each, self._event)
+                handler = _Handler(each, self._event, self._directory_came)
                 observer.schedule(
                     handler, str(each.folder), recursive=each.names is None, event_filter=_KINDS
                 )
@@ -100,6 +105,9 @@ class Watch:
     def _event(self) -> None:
         self.events += 1
         self._woken()
+
+    def _directory_came(self) -> None:
+        self._is_outdated = _FORGETS_WHAT_MOVES_IN
 
 
 class _Watched(Struct):
@@ -116,11 +124,16 @@ class _Watched(Struct):
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, watched: _Watched, woken: Callable[[], None]) -> None:
+    def __init__(
+        self, watched: _Watched, woken: Callable[[], None], directory_came: Callable[[], None]
+    ) -> None:
         self._watched = watched
         self._woken = woken
+        self._directory_came = directory_came
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        if isinstance(event, events.DirCreatedEvent | events.DirMovedEvent):
+            self._directory_came()
         names = self._watched.names
         paths = [Path(os.fsdecode(path)) for path in (event.src_path, event.dest_path) if path]
         if names is None or any(path.name in names or path == self._watched.folder for path in paths):
