@@ -593,6 +593,16 @@ def test_a_worker_killed_by_an_older_version_is_not_killed_by_it_twice():
     assert len(world.remembered) == 1
 
 
+def test_what_killed_a_worker_for_want_of_memory_is_not_loaded_on_demand_again():
+    world = World({"iris": {"6": "a", "7": "a"}}, bad={("iris", "6", "a"): "out_of_memory"}).run()
+    world.load(0, world.serial("iris", "6"))
+    world.run()
+    world.tick(3600.0)
+    world.run()
+    assert world.live() == "7a"
+    assert world.snapshot.models[0].versions[0].error == world.error("6") is not None
+
+
 def test_a_load_that_never_ends_is_a_failure():
     world = World({"iris": {"6": "a"}}).run()
     world.upstream["iris"]["7"] = "a"

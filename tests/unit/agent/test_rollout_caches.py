@@ -47,6 +47,13 @@ def test_who_asks_gets_it():
     assert sum(isinstance(each, actions.Fetch) for each in world.log) == 1
 
 
+def test_only_what_is_in_memory_is_shown_as_live():
+    world = cached().run()
+    use(world, "m0", keep=True)
+    assert world.states("m0") == {"1": "live"}
+    assert world.states("m1") == {"1": "available"}
+
+
 def test_many_who_ask_for_one_are_one_fetch():
     world = cached(workers=3).run()
     serial = world.serial("m0", "1")
