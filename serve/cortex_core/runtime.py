@@ -40,6 +40,17 @@ REQUIREMENTS = (
 S3_REQUIREMENTS = ("boto3>=1.40",)
 """What it needs in addition for models in S3."""
 
+GRPC_REQUIREMENTS = (
+    "grpcio>=1.60",
+    "grpcio-health-checking>=1.60",
+    "grpcio-reflection>=1.60",
+    "grpcio-tools>=1.60",
+)
+"""What it needs in addition for a handler with a .proto file."""
+
+REQUEST_TIMEOUT = 3600.0
+"""Seconds a request may take where the API does not say (`handler.request_timeout`)."""
+
 
 def command(
     *,

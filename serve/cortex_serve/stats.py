@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable
+from time import perf_counter
 
 import msgspec
 
@@ -27,6 +28,8 @@ class StatsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         client_closed: those of "4XX" whose client had gone (499).
         latency_buckets: finished requests per bucket of `BUCKETS` and above, not cumulative.
         latency_sum: seconds of all finished requests together.
+        oldest_call: for how many seconds the longest of the calls of the handler that run now has run; None
+            when none runs.
     """
 
     in_flight: int = 0
@@ -34,14 +37,20 @@ class StatsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     client_closed: int = 0
     latency_buckets: tuple[int, ...] = (0,) * (len(BUCKETS) + 1)
     latency_sum: float = 0.0
+    oldest_call: float | None = None
 
 
 class Counters:
-    """One thread's share; only that thread writes it."""
+    """One thread's share; only that thread writes it.
 
-    __slots__ = ("buckets", "classes", "client_closed", "in_flight", "seconds")
+    Attributes:
+        began: `perf_counter` at which the call of the handler began that this thread runs now; 0 for none.
+    """
+
+    __slots__ = ("began", "buckets", "classes", "client_closed", "in_flight", "seconds")
 
     def __init__(self) -> None:
+        self.began = 0.0
         self.in_flight = 0
         self.client_closed = 0
         self.classes = [0, 0, 0, 0, 0, 0]
@@ -59,9 +68,14 @@ class Counters:
 
 
 class Stats:
-    """All counters of this process."""
+    """All counters of this process.
+
+    Attributes:
+        calls: when each call of the handler began that no thread is busy with (coroutines), by anything.
+    """
 
     def __init__(self) -> None:
+        self.calls: dict[object, float] = {}
         self._all: list[Counters] = []
         self._free: list[Counters] = []
         self._local = _Lease(self._all, self._free)
@@ -72,6 +86,7 @@ class Stats:
 
     def snapshot(self) -> StatsSnapshot:
         every = list(self._all)
+        began = [*(each.began for each in every if each.began), *list(self.calls.values())]
         totals = [sum(column) for column in zip(*(each.classes for each in every), strict=True)]
         return StatsSnapshot(
             in_flight=sum(each.in_flight for each in every),
@@ -79,6 +94,7 @@ class Stats:
             client_closed=sum(each.client_closed for each in every),
             latency_buckets=_columns([each.buckets for each in every]),
             latency_sum=sum(each.seconds for each in every),
+            oldest_call=perf_counter() - min(began) if began else None,
         )
 
 
@@ -92,6 +108,7 @@ def total(snapshots: Iterable[StatsSnapshot]) -> StatsSnapshot:
         client_closed=sum(each.client_closed for each in every),
         latency_buckets=_columns([each.latency_buckets for each in every]),
         latency_sum=sum(each.latency_sum for each in every),
+        oldest_call=max((each.oldest_call for each in every if each.oldest_call is not None), default=None),
     )
 
 

@@ -46,18 +46,20 @@ class Carrier:
             return self._elsewhere(environ, start_response, path, request_id)
         counters = self._counters()
         counters.in_flight += 1
+        counters.began = started
         token = self._id.set(request_id)
         try:
             answer = self._answer(environ, method, plan, request_id)
             if answer.app is not None:
                 return self._stream(environ, start_response, answer, request_id, started)
             body = [answer.body]
-            start_response(response.status_line(answer.status), _headers(answer, request_id))
+            start_response(response.status_line(answer.status), sent_headers(answer, request_id))
             seconds = perf_counter() - started
             counters.finish(answer.status, seconds)
             self._access(method, path, answer.status, seconds, request_id)
             return _Sent(body, self._later(answer)) if answer.after else body
         finally:
+            counters.began = 0.0
             self._id.reset(token)
 
     def close(self) -> None:
@@ -68,10 +70,10 @@ class Carrier:
             return self._application.elsewhere(method, "/", request_id, None)
         try:
             arguments = plan.arguments(
-                self._body(environ) if plan.payload else b"",
+                read_body(environ, self._max_body_bytes) if plan.payload else b"",
                 environ.get("CONTENT_TYPE"),
                 environ.get("QUERY_STRING", ""),
-                _RequestHeaders(raw=_raw_headers(environ)) if plan.headers else None,
+                RequestHeaders(raw=raw_headers(environ)) if plan.headers else None,
             )
             return response.answer(plan.call(**arguments))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
@@ -82,33 +84,8 @@ class Carrier:
     ) -> Iterable[bytes]:
         preflight = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
         answer = self._application.elsewhere(environ["REQUEST_METHOD"], path, request_id, preflight)
-        start_response(response.status_line(answer.status), _headers(answer, request_id))
+        start_response(response.status_line(answer.status), sent_headers(answer, request_id))
         return [answer.body]
-
-    def _body(self, environ: WSGIEnvironment) -> bytes:
-        read = environ["wsgi.input"].read
-        declared = environ.get("CONTENT_LENGTH")
-        if declared:
-            length = int(declared)
-            if length > self._max_body_bytes:
-                raise BodyTooLarge
-            body: bytes = read(length)
-            while len(body) < length:
-                piece = read(length - len(body))
-                if not piece:
-                    raise BodyIncomplete
-                body += piece
-            return body
-        if "HTTP_TRANSFER_ENCODING" not in environ:
-            return b""
-        pieces = []
-        left = self._max_body_bytes
-        while piece := read(min(_PIECE, left + 1)):
-            left -= len(piece)
-            if left < 0:
-                raise BodyTooLarge
-            pieces.append(piece)
-        return b"".join(pieces)
 
     def _stream(
         self,
@@ -133,12 +110,12 @@ class Carrier:
                 chunks = Exchange(
                     self._background.loop,
                     answer.app,
-                    _scope(environ, _raw_headers(environ)),
+                    _scope(environ, raw_headers(environ)),
                 )
             status, headers = chunks.start()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
             failure = self._application.failed(error, request_id)
-            start_response(response.status_line(failure.status), _headers(failure, request_id))
+            start_response(response.status_line(failure.status), sent_headers(failure, request_id))
             finish(failure.status)
             return [failure.body]
         merged = response.merged(response.decoded(headers))
@@ -164,6 +141,38 @@ class Carrier:
                     context.run(callbacks.run, callback, lambda: self._background.loop)
 
         return run
+
+
+def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTooLarge: it is larger than `limit` bytes.
+        BodyIncomplete: it ended before its declared length.
+    """
+    read = environ["wsgi.input"].read
+    declared = environ.get("CONTENT_LENGTH")
+    if declared:
+        length = int(declared)
+        if length > limit:
+            raise BodyTooLarge
+        body: bytes = read(length)
+        while len(body) < length:
+            piece = read(length - len(body))
+            if not piece:
+                raise BodyIncomplete
+            body += piece
+        return body
+    if "HTTP_TRANSFER_ENCODING" not in environ:
+        return b""
+    pieces = []
+    left = limit
+    while piece := read(min(_PIECE, left + 1)):
+        left -= len(piece)
+        if left < 0:
+            raise BodyTooLarge
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 class _Sent:
@@ -251,7 +260,7 @@ class _Stream:
             raise
 
 
-class _RequestHeaders(Headers):
+class RequestHeaders(Headers):
     """Headers as WSGI keeps them: it does not tell `-` from `_` in a name."""
 
     def __getitem__(self, key: str) -> str:
@@ -264,7 +273,8 @@ class _RequestHeaders(Headers):
         return super().getlist(key.replace("_", "-"))
 
 
-def _raw_headers(environ: WSGIEnvironment) -> list[tuple[bytes, bytes]]:
+def raw_headers(environ: WSGIEnvironment) -> list[tuple[bytes, bytes]]:
+    """The request's headers as ASGI has them."""
     return [
         (
             name.removeprefix("HTTP_").replace("_", "-").lower().encode("latin-1"),
@@ -278,7 +288,8 @@ def _raw_headers(environ: WSGIEnvironment) -> list[tuple[bytes, bytes]]:
 _ALSO_HEADERS = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 
-def _headers(answer: Answer, request_id: str) -> list[tuple[str, str]]:
+def sent_headers(answer: Answer, request_id: str) -> list[tuple[str, str]]:
+    """All headers of an answer."""
     if answer.status in NO_BODY:
         return [*answer.headers, ("x-request-id", request_id)]
     return [*answer.headers, ("content-length", str(len(answer.body))), ("x-request-id", request_id)]

@@ -67,8 +67,19 @@ class Models(Struct):
 
 
 class ServerSideBatching(Struct):
+    """Several requests for one call of `handle_post`. At most one of interval and target is set.
+
+    Attributes:
+        max_batch_size: most requests in a batch.
+        batch_interval: how long the first request of a batch waits for others; None: for nothing but the batch
+            that runs.
+        target_latency: within which a request shall be answered; batches are kept small enough for it, and what
+            could not be answered within it is refused.
+    """
+
     max_batch_size: int
-    batch_interval: Nanoseconds
+    batch_interval: Nanoseconds | None = None
+    target_latency: Nanoseconds | None = None
 
 
 class Definition(Struct):
@@ -85,11 +96,17 @@ class Definition(Struct):
 
 
 class Handler(Definition, kw_only=True):
+    """Attributes:
+    request_timeout: how long a request may take; the worker of a call that takes longer is replaced. None:
+        `cortex_core.runtime.REQUEST_TIMEOUT`.
+    """
+
     type: Literal["python", "tensorflow"]
     protobuf_path: str | None = None
     tensorflow_serving_image: str | None = None
     processes_per_replica: int = 1
     threads_per_process: int = 1
+    request_timeout: Nanoseconds | None = None
     models: Models | None = None
     multi_model_reloading: Models | None = None
     server_side_batching: ServerSideBatching | None = None
