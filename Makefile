@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-swift check fix e2e bench bench-models clean
+.PHONY: install demo test test-swift check fix e2e bench bench-models bench-peers clean
 
 install: $(INSTALLED)
 
@@ -46,5 +46,10 @@ bench-models: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/swaps.py
 	PYTHONPATH=tests $(BIN)/python benchmarks/model_memory.py
 
+# options: `make bench-peers OPTIONS="--only echo,iris --rounds 5"`
+bench-peers: install
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	PYTHONPATH=tests $(BIN)/python benchmarks/compare.py $(OPTIONS)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .bench build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

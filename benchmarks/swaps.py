@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cores import LOAD, SERVER, on_core
 from support.buckets import environ, new_bucket
 from support.installation import Installation, wait_for
 from support.load import Load, Report
@@ -54,6 +55,34 @@ class Published:
     phases: list[tuple[float, float]] = field(default_factory=list)
 
 
+@dataclass(kw_only=True)
+class Measured:
+    """What requests noticed.
+
+    Attributes:
+        failed: versions that `cortex get` names as failed.
+    """
+
+    run: Run
+    published: Published
+    report: Report
+    failed: set[str]
+
+    @property
+    def problems(self) -> list[str]:
+        return self.report.failures + self.report.mixed + self.report.went_back
+
+    def latencies(self) -> tuple[list[float], list[float]]:
+        """Seconds of the requests sent in phases with swaps, and of the others up to the last phase's mirror."""
+        swapping, quiet = [], []
+        for start, seconds in zip(self.report.starts, self.report.seconds, strict=True):
+            if any(began <= start < ended for began, ended in self.published.phases):
+                swapping.append(seconds)
+            else:
+                quiet.append(seconds)
+        return swapping, quiet
+
+
 def local(folder: Path, _: int | None) -> Place:
     return Directory(folder / "models")
 
@@ -72,8 +101,8 @@ RUNS = (
 )
 
 
-def measure(run: Run, versions: int) -> None:
-    """Publish so many versions and print what requests noticed."""
+def measure(run: Run, versions: int) -> Measured:
+    """Publish so many versions under load; the API is on a core of its own."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         port = stack.enter_context(running_s3()) if run.place is s3 else None
@@ -84,15 +113,17 @@ def measure(run: Run, versions: int) -> None:
         project = folder / "project"
         project.mkdir()
         write_project(project, place.location)
-        cortex.run("deploy", "--yes", cwd=project)
-        load = Load(cortex.url("swapped"), connections=run.connections, pause=run.pause, models=True)
-        load.start()
-        try:
-            published = publish(run, versions, place, cortex)
-        finally:
-            report = load.stop()
+        with on_core(SERVER):
+            cortex.run("deploy", "--yes", cwd=project)
+        with on_core(LOAD):
+            load = Load(cortex.url("swapped"), connections=run.connections, pause=run.pause, models=True)
+            load.start()
+            try:
+                published = publish(run, versions, place, cortex)
+            finally:
+                report = load.stop()
         failed = {row["version"] for row in cortex.api("swapped")["models"] if row["state"] == "failed"}
-        tell(run, versions, published, report, failed)
+        return Measured(run=run, published=published, report=report, failed=failed)
 
 
 @contextmanager
@@ -133,16 +164,17 @@ def wait_until_failed(cortex: Installation, version: int) -> None:
     wait_for(failed, within=60, what=f"version {version} is known to be broken")
 
 
-def tell(run: Run, versions: int, published: Published, report: Report, failed: set[str]) -> None:
+def tell(measured: Measured) -> None:
+    run, published, report, failed = measured.run, measured.published, measured.report, measured.failed
     good = [version for version in published.at if not (run.broken and fault_of(version))]
     lives = {version: report.live_since(version) for version in good}
     delays = sorted(live - published.at[version] for version, live in lives.items() if live is not None)
     overlaps = [overlap for version in good if (overlap := report.overlap(version)) is not None]
-    swapping, quiet = latencies(published, report)
-    print(f"{versions} versions in {run.name}")
+    swapping, quiet = measured.latencies()
+    print(f"{len(published.at)} versions in {run.name}")
     print(f"  requests {report.answers:,}, failed {len(report.failures)}, mixed {len(report.mixed)}, "
           f"went back {len(report.went_back)}")  # fmt: skip
-    for problem in (report.failures + report.mixed + report.went_back)[:5]:
+    for problem in measured.problems[:5]:
         print(f"    {problem}")
     if run.broken:
         broken = {str(version) for version in published.at if fault_of(version)}
@@ -161,17 +193,6 @@ def tell(run: Run, versions: int, published: Published, report: Report, failed: 
     print(f"  p99 with / without    {p99(swapping) / p99(quiet):.2f}\n", flush=True)
 
 
-def latencies(published: Published, report: Report) -> tuple[list[float], list[float]]:
-    """Seconds of the requests sent in phases with swaps, and of the others up to the last phase's mirror."""
-    swapping, quiet = [], []
-    for start, seconds in zip(report.starts, report.seconds, strict=True):
-        if any(began <= start < ended for began, ended in published.phases):
-            swapping.append(seconds)
-        else:
-            quiet.append(seconds)
-    return swapping, quiet
-
-
 def p99(values: list[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
 
@@ -187,7 +208,7 @@ def main() -> None:
     options = parser.parse_args()
     for run in RUNS:
         if options.only in run.name:
-            measure(run, options.versions)
+            tell(measure(run, options.versions))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from cortex.environments import Environment
 from cortex.operator_client import OperatorClient
 from cortex.session import Session
 from cortex_core.operator_api import ApiResult
+from cortex_core.spec.types import is_grpc
 
 EXIT_FAILED = 1
 EXIT_CONFLICT = 4
@@ -105,7 +106,9 @@ class Conclusion:
                 console.note("\n".join(deployment_report.failure_lines(outcome, api)))
         if console.output == "pretty":
             suggestions = deployment_report.next_commands(
-                outcomes, suffix=self.session.suffix(self.environment)
+                outcomes,
+                suffix=self.session.suffix(self.environment),
+                grpc={api.spec.name for _, api in shown if api is not None and is_grpc(api.spec)},
             )
             for line in suggestions:
                 console.note(line)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from cortex.console import Console
 from cortex.deploying import Outcome
+from cortex.endpoints import endpoint_of
 from cortex_core.errors import CortexError
 from cortex_core.operator_api import ApiResult, ApiStatus, Change
 
@@ -36,7 +37,7 @@ def summary(outcome: Outcome) -> str:
 def outcome_line(outcome: Outcome, api: ApiStatus | None) -> str:
     """The summary, with time and address once it is live."""
     live = f", live after {outcome.seconds:.1f} s" if outcome.is_live else ""
-    address = f" at {api.endpoint}" if api is not None else ""
+    address = f" at {endpoint_of(api)}" if api is not None else ""
     return f"{summary(outcome)}{live}{address}"
 
 
@@ -69,11 +70,12 @@ def model_warnings(api: ApiStatus) -> list[str]:
     return texts[:MODELS_SHOWN] + ([f"… and {more} more (cortex get {api.spec.name})"] if more > 0 else [])
 
 
-def next_commands(outcomes: Sequence[Outcome], *, suffix: str) -> list[str]:
+def next_commands(outcomes: Sequence[Outcome], *, suffix: str, grpc: Collection[str] = ()) -> list[str]:
     """Commands to go on with.
 
     Args:
         suffix: what they need at their end, e.g. " --env production".
+        grpc: names of APIs that `predict` cannot call.
     """
     names = [outcome.result.name for outcome in outcomes if not outcome.failed]
     if not names:
@@ -86,7 +88,8 @@ def next_commands(outcomes: Sequence[Outcome], *, suffix: str) -> list[str]:
         suggestions.append((f"cortex get {name}", "its status, replicas and history"))
         if outcome.result.kind == "RealtimeAPI":
             suggestions.append((f"cortex logs {name}", "its log"))
-            suggestions.append((f"cortex predict {name} DATA", "call it"))
+            if name not in grpc:
+                suggestions.append((f"cortex predict {name} DATA", "call it"))
     width = max(len(command) for command, _ in suggestions) + len(suffix)
     return [f"  {command + suffix:<{width}}   {meaning}" for command, meaning in suggestions]
 

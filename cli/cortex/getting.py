@@ -10,6 +10,7 @@ from typing import Any
 from cortex import tables
 from cortex.completions import remember_apis
 from cortex.console import Console
+from cortex.endpoints import endpoint_of
 from cortex.environments import Environment
 from cortex.session import Session
 from cortex.tables import Deployed
@@ -19,6 +20,8 @@ from cortex_core.operator_api import ApiStatus, HistoryEntry
 from cortex_core.spec.types import Struct, models_of
 
 HISTORY_SHOWN = 10
+_DURATIONS = ("Nanoseconds", "Nanoseconds | None")
+"""How the types of durations are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +111,7 @@ def as_written(spec: Struct) -> dict[str, Any]:
             written[field.encode_name] = [
                 as_written(each) if isinstance(each, Struct) else each for each in value
             ]
-        elif type(spec).__annotations__.get(field.name) == "Nanoseconds":
+        elif type(spec).__annotations__.get(field.name) in _DURATIONS:
             written[field.encode_name] = duration(value)
     return written
 
@@ -153,7 +156,7 @@ def _show_details(console: Console, found: Details, *, with_env: bool, verbose: 
     _show_tables(console, tables.apis([Deployed(env=found.env, api=api)], now=now, with_env=with_env))
     if api.status.message:
         console.result(f"\nlast failure: {api.status.message}")
-    console.result(f"\nendpoint: {api.endpoint}")
+    console.result(f"\nendpoint: {endpoint_of(api)}")
     if api.replicas:
         console.result("")
         console.table(*tables.replicas(api.replicas, now=now))

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cortex.console import Console
+from cortex.endpoints import endpoint_of
 from cortex_core.errors import CortexError, OperatorUnreachable, TimedOut
+from cortex_core.operator_api import ApiStatus
+from cortex_core.spec.types import is_grpc
 
 CONNECT_TIMEOUT = 5.0
 _MOST_ERROR_BYTES = 1024 * 1024
@@ -69,6 +72,20 @@ def read_body(data: str | None, *, stdin: Callable[[], bytes]) -> Body | None:
         return _typed(Path(data[1:]).read_bytes(), name=data[1:])
     except OSError as error:
         raise CortexError(f"{data[1:]}: {error.strerror}") from error
+
+
+def url_of(api: ApiStatus) -> str:
+    """Where to send a request.
+
+    Raises:
+        CortexError: it takes more than a request.
+    """
+    if is_grpc(api.spec):
+        raise CortexError(
+            f"'{api.spec.name}' is a gRPC API, and this command speaks HTTP",
+            hint=f"call it with a gRPC client at {endpoint_of(api)}",
+        )
+    return api.endpoint
 
 
 def predict(call: Call, *, console: Console, verbose: bool = False) -> bool:

@@ -31,7 +31,7 @@ from cortex_core.release import Release, make_release
 from cortex_core.spec.endpoint import canonical
 from cortex_core.spec.load import ListLocations
 from cortex_core.spec.neighbours import users_of
-from cortex_core.spec.types import Api, models_of
+from cortex_core.spec.types import Api, is_grpc, models_of
 from cortex_core.storage import open_storage
 from cortex_core.version import __version__
 from cortex_operator import model_listings, plan, status
@@ -592,6 +592,7 @@ class Operator:
             models=models,
             replicas=status.shown_replicas(observed, in_flight),
             api_versions=tuple(dict.fromkeys(each.release_id for each in self.history(stored.name))),
+            grpc_ports={"insecure": self._home.gateway_port} if is_grpc(shown.spec) else None,
         )
 
     async def _traffic(self) -> tuple[Mapping[str, Mapping[Upstream, int]], Mapping[str, NetworkStats]]:

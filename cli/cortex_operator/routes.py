@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cortex_core.release import Release
-from cortex_core.spec.types import AsyncAPI, RealtimeAPI
+from cortex_core.spec.types import AsyncAPI, RealtimeAPI, is_grpc
 from cortex_operator.backends.protocol import Replica
 from cortex_operator.gateway.protocol import Route, Upstream
 from cortex_operator.state import Live
@@ -31,16 +31,21 @@ def route(served: Served, replicas: Iterable[Replica]) -> Route:
     """One API's route.
 
     Ready replicas get the requests. When none is ready, those that are being started again keep their place:
-    they keep their address too, so the gateway's connection attempts can simply be repeated. What is on its
+    they keep their addresses too, so the gateway's connection attempts can simply be repeated. What is on its
     way out keeps what it has in flight.
+
+    Each process of a replica is an upstream of its own: so the gateway gives every request to the one that has
+    the fewest, and as many run at a time as there are threads.
     """
     replicas = [each for each in replicas if each.workload != served.starting or _is_kept(served)]
     active = [each for each in replicas if not retiring(each, served.live, served.starting)]
     ready = [each for each in active if each.state == "ready"]
-    serving = addresses(ready or [each for each in active if each.state != "terminating"])
+    chosen = ready or [each for each in active if each.state != "terminating"]
+    serving = addresses(chosen)
     going = [each for each in replicas if each.state in ("ready", "terminating") and each not in active]
     leaving = addresses(going)
     spec = served.release.spec
+    handler = spec.handler if isinstance(spec, RealtimeAPI) else None
     limit = spec.autoscaling.max_replica_concurrency if isinstance(spec, RealtimeAPI | AsyncAPI) else 1024
     return Route(
         api=spec.name,
@@ -51,7 +56,12 @@ def route(served: Served, replicas: Iterable[Replica]) -> Route:
                 + [Upstream(host=host, port=port, draining=True) for host, port in leaving - serving]
             )
         ),
-        max_concurrency=limit * max(1, len(serving)),
+        max_concurrency=limit * max(1, len(chosen)),
+        at_a_time=1 if handler is None or is_grpc(spec) else handler.threads_per_process,
+        protocol="grpc" if is_grpc(spec) else "http",
+        timeout=None
+        if handler is None or handler.request_timeout is None
+        else handler.request_timeout / 10**9,
     )
 
 
@@ -69,7 +79,7 @@ def slot(replica: Replica) -> int:
 
 def addresses(replicas: Iterable[Replica]) -> set[tuple[str, int]]:
     """Where those replicas listen that have an address."""
-    return {(each.host, each.port) for each in replicas if each.host is not None and each.port is not None}
+    return {(each.host, port) for each in replicas if each.host is not None for port in each.ports}
 
 
 def of_api(replicas: Sequence[Replica], api: str) -> list[Replica]:

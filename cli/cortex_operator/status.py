@@ -8,6 +8,7 @@ from cortex_core.operator_api import GroupCounts, ReplicaCounts, ReplicaStatus, 
 from cortex_core.spec.types import AsyncAPI, RealtimeAPI, Struct
 from cortex_operator.backends.protocol import Replica
 from cortex_operator.gateway.protocol import Upstream
+from cortex_operator.routes import addresses
 from cortex_operator.state import StoredApi, StoredDeployment
 
 STALLED_AFTER = 15 * 60.0
@@ -86,9 +87,12 @@ def shown_replicas(observed: Observed, in_flight: Mapping[Upstream, int]) -> tup
             failure=each.failure,
             waiting_for=each.waiting_for,
             pid=each.pid,
-            port=each.port,
+            port=each.ports[0] if each.ports else None,
+            ports=each.ports,
             admin_port=each.admin_port,
-            in_flight=in_flight.get(Upstream(host=each.host or "", port=each.port or 0), 0),
+            in_flight=sum(
+                in_flight.get(Upstream(host=host, port=port), 0) for host, port in addresses([each])
+            ),
             started_at=each.started_at,
         )
         for each in ordered

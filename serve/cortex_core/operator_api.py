@@ -196,6 +196,7 @@ class ReplicaStatus(Struct, frozen=True):
     """One replica, for `get`.
 
     Attributes:
+        port, ports: where it serves: the first, and all of them, usually one for each of its processes.
         failure: why it last died, or what it lost.
         waiting_for: what one that is not ready says it waits for.
     """
@@ -208,6 +209,7 @@ class ReplicaStatus(Struct, frozen=True):
     waiting_for: str | None = None
     pid: int | None = None
     port: int | None = None
+    ports: tuple[int, ...] = ()
     admin_port: int | None = None
     in_flight: int = 0
     started_at: float | None = None
@@ -282,6 +284,7 @@ class ApiStatus(Struct, frozen=True):
     Attributes:
         spec: the live release's, with defaults (plus id, last_updated, project_id in `release`).
         endpoint: full URL through the gateway.
+        grpc_ports: of a gRPC API: where the gateway speaks it without TLS, as {"insecure": port}.
         api_versions: release ids, newest first.
     """
 
@@ -296,6 +299,7 @@ class ApiStatus(Struct, frozen=True):
     models: tuple[ModelStatus, ...] = ()
     replicas: tuple[ReplicaStatus, ...] = ()
     api_versions: tuple[str, ...] = ()
+    grpc_ports: dict[str, int] | None = None
 
 
 class HistoryEntry(Struct, frozen=True):

@@ -2,13 +2,15 @@
 
 A replica is one `cortex-serve` process and the workers below it. Whoever starts it gives it
 
-    cortex-serve RELEASE.json --project DIR --replica ID --host HOST --port PORT --admin-port PORT --log-dir DIR
-                 [--models DIR]
+    cortex-serve RELEASE.json --project DIR --replica ID --host HOST --port PORT [--port PORT …]
+                 --admin-port PORT --log-dir DIR [--models DIR]
 
 where RELEASE.json is a `cortex_core.release.Release`, DIR the extracted project, and the DIR of `--models` is this
-replica's alone: there it keeps its copies of models, also for its next start. It serves the API's HTTP
-contract on PORT (path `/`), and on the admin port `/healthz`, `/readyz`, `/metrics` and `/models`.
+replica's alone: there it keeps its copies of models, also for its next start. It serves the API's contract (HTTP, path
+`/`; or gRPC) on a PORT for each worker, or on one that all workers share; and on the admin port `/healthz`, `/readyz`,
+`/metrics` and `/models`.
 
+- Connections to the port of a worker that is dead are refused while another worker is ready; else they wait.
 - It is live once `/readyz` answers 200: every worker has built its handler and a probe went through the
   request path. Until then, and after SIGTERM, `/readyz` answers 503 with JSON saying why: `{"reasons": [...]}`, the
   first in general, others in particular ("fetching model iris version 7: 1.2 of 2.0 GB").
@@ -21,6 +23,8 @@ contract on PORT (path `/`), and on the admin port `/healthz`, `/readyz`, `/metr
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 SHUTDOWN_GRACE = 60.0
 IDLE_TIMEOUT = 60.0
@@ -45,6 +49,7 @@ GRPC_REQUIREMENTS = (
     "grpcio-health-checking>=1.60",
     "grpcio-reflection>=1.60",
     "grpcio-tools>=1.60",
+    "protobuf>=4.22",
 )
 """What it needs in addition for a handler with a .proto file."""
 
@@ -59,7 +64,7 @@ def command(
     project: str,
     replica: str,
     host: str,
-    port: int,
+    ports: Sequence[int],
     admin_port: int,
     log_dir: str,
     models: str | None = None,
@@ -72,13 +77,15 @@ def command(
         project: folder of the extracted project.
         replica: the replica's id.
         host: address to listen on.
-        port, admin_port: TCP ports.
+        ports: TCP ports, one for each worker; or a single one that all share.
+        admin_port: TCP port.
         log_dir: existing folder for the log.
         models: folder for copies of models, made when it is needed; None for an API without models.
     """
     return [
         python, "-m", "cortex_serve", release,
         "--project", project, "--replica", replica,
-        "--host", host, "--port", str(port), "--admin-port", str(admin_port),
+        "--host", host, *(word for port in ports for word in ("--port", str(port))),
+        "--admin-port", str(admin_port),
         "--log-dir", log_dir, *(("--models", models) if models is not None else ()),
     ]  # fmt: skip

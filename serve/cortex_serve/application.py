@@ -10,11 +10,11 @@ there are, what their methods declare, all header lists.
 from __future__ import annotations
 
 import inspect
-import itertools
 import logging
+import math
 import os
+import random
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
@@ -23,19 +23,22 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
-from cortex_core.spec.types import RealtimeAPI
+from cortex_core.runtime import REQUEST_TIMEOUT
+from cortex_core.spec.types import RealtimeAPI, ServerSideBatching
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
 from cortex_serve.callbacks import Callbacks
 from cortex_serve.handler import HandlerFailed
 from cortex_serve.metrics_client import MetricsClient
+from cortex_serve.request_ids import RequestIds
 from cortex_serve.response import Answer, NotSerializable
 from cortex_serve.stats import Stats
 
 if TYPE_CHECKING:
+    from cortex_serve.batching.carrier import Carrier as Batching
     from cortex_serve.models.table import ModelTable
 
 __all__ = [
@@ -54,7 +57,6 @@ INTERNAL_SERVER_ERROR = "internal server error"
 
 WSGIApp: TypeAlias = Callable[..., Iterable[bytes]]
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9._~!#$%&'*+^`|, -]{1,4096}")
 _CALLBACKS_SECONDS = 30.0
 _MODEL_ERRORS: dict[type[ModelError], tuple[int, str]] = {
@@ -127,11 +129,16 @@ class Application:
         max_body_bytes: larger requests are answered 413.
         max_in_flight: requests that may be answered or wait for a thread at once; more are answered 503.
         models: that requests use; None for an API without models.
+        batching: how requests for `handle_post` are batched; None for one call each.
+        request_timeout: seconds that a request may take.
 
     Attributes:
         plans: by verb, e.g. "POST".
-        is_async: some method is a coroutine function or a generator: serve `asgi`. Otherwise serve `wsgi`.
+        is_async: some method is a coroutine function or a generator, or is batched: serve `asgi`. Otherwise serve
+            `wsgi`.
+        batching: takes the requests that are batched, before `asgi` sees them; None without batching.
         stats: what was answered so far.
+        request_id: the id a request goes by, for the one it brought.
     """
 
     def __init__(
@@ -144,20 +151,22 @@ class Application:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_in_flight: int = MAX_IN_FLIGHT,
         models: ModelTable | None = None,
+        batching: ServerSideBatching | None = None,
+        request_timeout: float = REQUEST_TIMEOUT,
     ) -> None:
         methods = {verb.upper(): getattr(instance, f"handle_{verb}", None) for verb in signatures.VERBS}
         self.instance = instance
         self.plans = {verb: Plan(method) for verb, method in methods.items() if callable(method)}
-        self.is_async = any(_waits(plan.call) for plan in self.plans.values())
+        self.is_async = batching is not None or any(_waits(plan.call) for plan in self.plans.values())
         self.pool = pool or _pool(threads, models)
         self.max_body_bytes = max_body_bytes
         self.max_in_flight = max_in_flight
+        self.request_timeout = request_timeout
         self.log = log
         self.stats = Stats()
         self.callbacks = Callbacks(_pool(threads, models, "cortex-callback"), logger=log.logger)
         self._allow = ("allow", ", ".join([*self.plans, "OPTIONS"]))
-        self._prefix = secrets.token_hex(10)
-        self._numbers = itertools.count(1)
+        self.request_id = RequestIds().of
         self._models = models
         self._wsgi = None if self.is_async else wsgi.Carrier(self)
         self._asgi = asgi.Carrier(self)
@@ -168,6 +177,12 @@ class Application:
 
             self._carried_wsgi = self._wsgi and WsgiWithModels(self._wsgi, models.use)
             self._carried_asgi = AsgiWithModels(self._asgi, models.use)
+        self.batching: Batching | None = None
+        if batching is not None:
+            from cortex_serve.batching.carrier import Carrier
+
+            self.batching = Carrier(self, batching, begin=models.use if models is not None else None)
+            self.stats.batches = self.batching.batcher.counts
 
     @property
     def wsgi(self) -> WSGIApp:
@@ -181,11 +196,11 @@ class Application:
         """The ASGI application."""
         return self._carried_asgi
 
-    def request_id(self, given: str | None) -> str:
-        """The id a request goes by: the one it brought if that is harmless, else a new one."""
-        if given and _REQUEST_ID.fullmatch(given):
-            return given
-        return f"{self._prefix}{next(self._numbers):012x}"
+    async def deliver(
+        self, answer: Answer, scope: Scope, receive: Receive, send: Send, request_id: str
+    ) -> int:
+        """Send an answer that takes a task on the event loop; returns the status for the statistics."""
+        return await self._asgi.deliver(answer, scope, receive, send, request_id)
 
     def info(self) -> dict[str, Any]:
         """What `GET /info` answers: versions of the models, if there are models."""
@@ -211,8 +226,14 @@ class Application:
 
     def overloaded(self, request_id: str) -> Answer:
         """Answer a request that is one too many."""
-        message = f"{self.max_in_flight} requests are being answered already; try again"
-        return response.error(503, "overloaded", message, request_id, ("retry-after", "1"))
+        message = "too many requests are being answered already; try again"
+        retry_after = ("retry-after", random.choice("12"))  # noqa: S311 - spreads those who come again
+        return response.error(503, "overloaded", message, request_id, retry_after)
+
+    def timed_out(self, request_id: str) -> Answer:
+        """Answer a request that took too long."""
+        message = f"the request was not answered within {self.request_timeout:g} s"
+        return response.error(504, "timeout", message, request_id)
 
     def failed(self, error: BaseException, request_id: str) -> Answer:
         """Answer a request that raised, and log what its author did not expect."""
@@ -254,6 +275,8 @@ class Application:
     def close(self) -> None:
         """Let callbacks that still run finish."""
         self.callbacks.close(timeout=_CALLBACKS_SECONDS)
+        if self.batching is not None:
+            self.batching.close()
         self._asgi.close()
         if self._wsgi is not None:
             self._wsgi.close()
@@ -279,6 +302,7 @@ def load_handler(release: Release, project_dir: Path, *, log: Log) -> type:
         cls,
         signatures.CONTRACTS["RealtimeAPI", "python", "http"],
         reloads_models=spec.handler.multi_model_reloading is not None,
+        batches=spec.handler.server_side_batching is not None,
     )
     if problems:
         raise HandlerFailed("\n".join(f"{spec.handler.path}: {problem}" for problem in problems))
@@ -315,7 +339,7 @@ def create_application(
         available["model_client"] = models.client
         bind = models.bind
     pool = _pool(spec.handler.threads_per_process, models)
-    if answers_on_pool(cls):
+    if answers_on_pool(release, cls):
         instance = pool.submit(handler.construct, cls, available, bind).result()
     else:
         instance = handler.construct(cls, available, bind)
@@ -325,19 +349,24 @@ def create_application(
         pool=pool,
         log=log,
         max_body_bytes=max_body_bytes,
-        max_in_flight=spec.autoscaling.max_replica_concurrency,
+        max_in_flight=math.ceil(
+            spec.autoscaling.max_replica_concurrency / spec.handler.processes_per_replica
+        ),
         models=models,
+        batching=spec.handler.server_side_batching,
+        request_timeout=(spec.handler.request_timeout or REQUEST_TIMEOUT * 1e9) / 1e9,
     )
 
 
-def answers_on_threads(cls: type) -> bool:
-    """Whether all methods of a handler are plain ones, which `wsgi` carries."""
-    return not any(_waits(method) for method in _methods(cls))
+def answers_on_threads(release: Release, cls: type) -> bool:
+    """Whether all methods of a handler are plain ones and none is batched, which `wsgi` carries."""
+    batches = _spec_of(release).handler.server_side_batching is not None
+    return not batches and not any(_waits(method) for method in _methods(cls))
 
 
-def answers_on_pool(cls: type) -> bool:
-    """Whether `asgi` carries a handler and runs all of it on its threads: it yields, but nothing is `async`."""
-    return not answers_on_threads(cls) and not any(_is_async(method) for method in _methods(cls))
+def answers_on_pool(release: Release, cls: type) -> bool:
+    """Whether `asgi` carries a handler and runs all of it on its threads: nothing is `async`."""
+    return not answers_on_threads(release, cls) and not any(_is_async(method) for method in _methods(cls))
 
 
 def threads_of(release: Release) -> int:
@@ -349,8 +378,6 @@ def _spec_of(release: Release) -> RealtimeAPI:
     spec = release.spec
     if not isinstance(spec, RealtimeAPI) or spec.handler.type != "python" or spec.handler.protobuf_path:
         raise HandlerFailed(f"{release.name}: only python handlers of a RealtimeAPI over HTTP can be served")
-    if spec.handler.server_side_batching:
-        raise HandlerFailed(f"{release.name}: 'server_side_batching' cannot be served yet")
     return spec
 
 

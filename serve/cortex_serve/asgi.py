@@ -1,6 +1,7 @@
 """The ASGI carrier, for handlers that wait: coroutine functions and generators.
 
-Methods that are not run on threads of their own. A client that goes away cancels what runs for it.
+Methods that are not run on threads of their own. A client that goes away cancels what runs for it, and so does the
+end of the time that a request may take.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cortex_serve import response
 from cortex_serve.background import never
+from cortex_serve.deadline import STARTED, late_after, waited
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge
 from cortex_serve.response import NO_BODY, Answer, Chunks
 from cortex_serve.stats import CLIENT_CLOSED
@@ -30,6 +33,8 @@ class Carrier:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._threads = application.pool
+        self._late_after = late_after(application.request_timeout)
+        self._running = application.stats.call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -42,9 +47,23 @@ class Carrier:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def deliver(
+        self, answer: Answer, scope: Scope, receive: Receive, send: Send, request_id: str
+    ) -> int:
+        """Send an answer that was made elsewhere, and run what comes after it.
+
+        Returns:
+            The status for the statistics.
+        """
+
+        async def made() -> Answer:
+            return answer
+
+        return await self._finish(made(), scope, receive, _Reply(send, request_id))
+
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        headers = _first_values(scope["headers"])
+        headers = first_values(scope["headers"])
         request_id = self._application.request_id(headers.get(b"x-request-id"))
         method = scope["method"]
         path = scope["path"] or "/"
@@ -90,18 +109,41 @@ class Carrier:
         except (BodyTooLarge, BodyIncomplete) as error:
             await reply.send(self._application.failed(error, reply.request_id))
             return reply.status
-        watch = _Watch(receive, reply)
+        if self._late_after is not None and waited(headers.get(_STARTED)) > self._late_after:
+            await reply.send(self._application.timed_out(reply.request_id))
+            return reply.status
+        call = self._call(plan, scope, headers, body, reply.request_id)
+        return await self._finish(call, scope, receive, reply)
+
+    async def _finish(self, making: Awaitable[Answer], scope: Scope, receive: Receive, reply: _Reply) -> int:
+        """Send an answer once it is made; ends with the client, and when the time is up."""
+        watch = _Watch(receive, reply, within=self._application.request_timeout)
         try:
-            answer = await self._call(plan, scope, headers, body, reply.request_id)
-            await self._reply(answer, scope, reply)
+            answer = await making
+            if not watch.time_is_up:
+                await self._reply(answer, scope, reply)
         except asyncio.CancelledError:
-            if not watch.client_gone:
+            if watch.client_gone:
+                return CLIENT_CLOSED
+            if not watch.time_is_up:
                 raise
-            return CLIENT_CLOSED
         finally:
             watch.end()
+        if watch.time_is_up:
+            return await self._end_late(reply)
         await self._run_after(answer)
         return reply.status
+
+    async def _end_late(self, reply: _Reply) -> int:
+        """Answer a request whose time is up; a response that has begun is cut by the server."""
+        answer = self._application.timed_out(reply.request_id)
+        self._application.log.logger.warning(
+            "a call of the handler was ended: it did not finish within %g s",
+            self._application.request_timeout,
+        )
+        if not reply.started:
+            await reply.send(answer)
+        return answer.status
 
     async def _call(
         self, plan: Plan, scope: Scope, headers: dict[bytes, str], body: bytes, request_id: str
@@ -113,26 +155,40 @@ class Carrier:
                 scope["query_string"],
                 Headers(raw=scope["headers"]) if plan.headers else None,
             )
-            value = await plan.call(**arguments) if plan.is_async else await self._on_thread(plan, arguments)
+            if plan.is_async:
+                with self._running():
+                    value = await plan.call(**arguments)
+            else:
+                value = await self._on_thread(plan, arguments)
             if inspect.isawaitable(value):
-                value = await value
+                with self._running():
+                    value = await value
             return response.answer(value)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
     async def _on_thread(self, plan: Plan, arguments: dict[str, Any]) -> Any:
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: context.run(plan.call, **arguments))
+
+        def call() -> Any:
+            with self._running():
+                return context.run(plan.call, **arguments)
+
+        return await loop.run_in_executor(self._threads, call)
 
     async def _reply(self, answer: Answer, scope: Scope, reply: _Reply) -> None:
         if answer.app is None:
             await reply.send(answer)
             return
-        app = answer.app.on(self._threads) if isinstance(answer.app, Chunks) else answer.app
         try:
-            await response.run(app, scope, never, reply.pass_on)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+            if isinstance(answer.app, Chunks):
+                chunks = answer.app.on(self._threads, self._running)
+                await response.run(chunks, scope, never, reply.pass_on)
+            else:
+                with self._running():
+                    await response.run(answer.app, scope, never, reply.pass_on)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             if not reply.started:
                 await reply.send(self._application.failed(error, reply.request_id))
                 return
@@ -212,31 +268,48 @@ class _Reply:
 
 
 class _Watch:
-    """Cancels the task it was made in when the client goes before the response is complete."""
+    """Cancels the task it was made in when the client goes, or its time is up, before the response is complete.
 
-    def __init__(self, receive: Receive, reply: _Reply) -> None:
+    Args:
+        within: seconds from now.
+
+    Attributes:
+        client_gone, time_is_up: why it was cancelled.
+    """
+
+    def __init__(self, receive: Receive, reply: _Reply, *, within: float) -> None:
         self.client_gone = False
+        self.time_is_up = False
+        self._reply = reply
         self._task = asyncio.current_task()
-        self._watching = asyncio.ensure_future(self._watch(receive, reply))
+        self._watching = asyncio.ensure_future(self._watch(receive))
+        self._alarm = asyncio.get_running_loop().call_later(within, self._end_late)
 
     def end(self) -> None:
+        self._alarm.cancel()
         self._watching.cancel()
 
-    async def _watch(self, receive: Receive, reply: _Reply) -> None:
+    async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not reply.complete and self._task is not None:
+        if not self._reply.complete and not self.time_is_up and self._task is not None:
             self.client_gone = True
             self._task.cancel()
 
+    def _end_late(self) -> None:
+        if not self._reply.complete and not self.client_gone and self._task is not None:
+            self.time_is_up = True
+            self._task.cancel()
 
-def _first_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
+
+def first_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
     """The headers the carrier itself looks at."""
     return {name: value.decode("latin-1") for name, value in headers if name in _LOOKED_AT}
 
 
+_STARTED = STARTED.encode()
 _LOOKED_AT = frozenset(
-    {b"x-request-id", b"content-type", b"content-length", b"access-control-request-headers"}
+    {b"x-request-id", b"content-type", b"content-length", b"access-control-request-headers", _STARTED}
 )
 
 

@@ -3,7 +3,7 @@
 supervisor → worker   `Collect`; with models: `Follow` for each new snapshot, `Here` for each `Want`;
                       and the end of the stream: it is gone, end at once
 worker → supervisor   `Loaded` once if it waits for a first request to build its handler,
-                      `Ready` once, then `Report` each second and whenever it is asked;
+                      `Ready` once, then `Report` twice a second and whenever it is asked;
                       with models: `ModelLoading`, then `ModelLoaded` or `ModelFailed`, in the end `ModelDropped`,
                       for each servable; `Want` for one it needs on disk
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 import msgspec
 
 from cortex_core.spec.types import Struct
+from cortex_serve.batching.counts import BatchCounts
 from cortex_serve.stats import StatsSnapshot
 
 MAX_MESSAGE = 65536
@@ -29,7 +30,8 @@ class WorkerSettings(Struct):
         project: folder of the extracted project.
         replica: the replica's id.
         supervisor: its pid.
-        listener: this worker's listening socket.
+        listener: this worker's bound socket, which it has listen when it serves; -1 if it opens one itself.
+        host, port: where it serves.
         control: this worker's end of the socket pair.
         log: writing end of the pipe for finished log lines.
         turn: a file; whoever holds its lock may run a handler's constructor.
@@ -43,6 +45,8 @@ class WorkerSettings(Struct):
     replica: str
     supervisor: int
     listener: int
+    host: str
+    port: int
     control: int
     log: int
     turn: int
@@ -89,6 +93,7 @@ class Report(Struct, tag=True):
     requests: StatsSnapshot
     log_lines_dropped: int
     models: ModelCounts | None = None
+    batches: BatchCounts | None = None
 
 
 class ModelLoading(Struct, tag=True):

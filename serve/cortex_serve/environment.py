@@ -17,9 +17,16 @@ def handler_environment(
     Args:
         path: of the release document.
         project: folder of the extracted project.
-        port: the replica's.
+        port: of its first worker.
     """
-    return {**inherited, **_told(release, path, project, port), **_own(release)}
+    quiet = {"GRPC_VERBOSITY": "NONE"} if serves_grpc(release) else {}  # clients could fill the log otherwise
+    return {**quiet, **inherited, **_told(release, path, project, port), **_own(release)}
+
+
+def serves_grpc(release: Release) -> bool:
+    """Whether its workers serve gRPC, not HTTP."""
+    source = source_of(release.spec)
+    return isinstance(source, Handler) and source.protobuf_path is not None
 
 
 def _told(release: Release, path: Path, project: Path, port: int) -> dict[str, str]:
@@ -29,7 +36,7 @@ def _told(release: Release, path: Path, project: Path, port: int) -> dict[str, s
         "CORTEX_API_SPEC": str(path),
         "CORTEX_PROJECT_DIR": str(project),
         "CORTEX_SERVING_PORT": str(port),
-        "CORTEX_SERVING_PROTOCOL": "http",
+        "CORTEX_SERVING_PROTOCOL": "grpc" if serves_grpc(release) else "http",
     }
     source = source_of(release.spec)
     if source is not None:

@@ -28,6 +28,7 @@ class BuiltByFirstRequest:
     """
 
     is_async = False
+    batching = None
 
     def __init__(
         self,

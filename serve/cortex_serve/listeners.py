@@ -1,9 +1,19 @@
-"""The listening sockets of a replica: one port, a socket for each worker.
+"""The ports of a replica, and a listening socket for each worker.
 
-All are opened by the supervisor and stay open as long as it runs, so while a worker is dead its socket keeps
-the connections that wait, and nobody is refused. The kernel spreads connections evenly over the sockets; were
-it one socket, whichever worker wakes up first would get nearly all of them. `prefer` has it leave out the
-sockets of workers that do not accept.
+Each worker has a port of its own, so that whoever sends requests can choose among workers:
+
+    worker      listens on a socket that nobody else has: when it dies, the kernel refuses connections at once,
+                and who was refused goes to another worker
+    starting    the socket is bound but does not listen; the worker has it listen just before it serves (one whose
+                handler is built by its first request, before that: who connects meanwhile waits)
+    nobody      while no worker is ready, the sockets of those that start listen, and connections wait there
+
+Several workers can share a port instead, and a lone worker is treated like them: their sockets listen from the
+beginning and stay open here, so connections wait for workers that start again. The kernel spreads them evenly over
+the sockets; were it one socket, whichever worker wakes up first would get nearly all of them. `prefer` has it
+leave out the sockets of workers that do not accept.
+
+Each port is held from the beginning by a socket that never listens, so nobody else is given it meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +22,8 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 BACKLOG = 1024
 """Connections that wait while no worker accepts."""
@@ -28,55 +39,142 @@ _RETURN = 0x06
 
 _Instruction = tuple[int, int, int, int]
 
+_SO_ATTACH_FILTER = 26
+_IGNORE_SYN: tuple[_Instruction, ...] = (
+    (0x30, 0, 0, 13),  # the flags of a TCP header
+    (0x54, 0, 0, 0x12),  # of these, SYN and ACK
+    (_JUMP_IF_EQUAL, 0, 1, 0x02),
+    (_RETURN, 0, 0, 0),
+    (_RETURN, 0, 0, 0xFFFFFFFF),
+)
+_UNACKED = 24
+"""Where `struct tcp_info` has, of a listening socket, the number of those who wait."""
+
 
 class Listeners:
-    """Bound, listening sockets on one port.
+    """Where workers listen; they are numbered from 1.
 
     Args:
         host: address to listen on.
-        port: 0 is any free one.
-        count: how many sockets.
+        ports: one for each worker, or one that all share. 0 is any free one, for each.
+        workers: how many.
+        listen: False when the workers open sockets of their own; then the ports are only held for them.
 
     Attributes:
-        sockets: as many as asked for.
-        address: host and port.
+        addresses: host and port of each worker.
+        can_choose: whether connections can be kept from a worker; if not, they wait for the one they were given to.
 
     Raises:
-        OSError: the address cannot be used, or somebody listens there already.
+        ValueError: so many ports do not fit so many workers.
+        OSError: an address cannot be used, or somebody listens there already.
     """
 
-    def __init__(self, host: str, port: int, count: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            with socket.create_server((host, port), family=family) as exclusive:
-                port = exclusive.getsockname()[1]
-            self.sockets = [_listen(host, port, family) for _ in range(count)]
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
-        self.address: tuple[str, int] = (host, port)
+    def __init__(self, host: str, ports: Sequence[int], workers: int, *, listen: bool = True) -> None:
+        wanted = list(ports) * workers if list(ports) == [0] else list(ports)
+        if len(wanted) not in (1, workers):
+            given = f"got {len(wanted)} ports, and processes_per_replica is {workers}"
+            raise ValueError(f"{given}: give one for each process, or one for all")
+        self._holders = [_hold(host, port) for port in wanted]
+        numbers = [holder.getsockname()[1] for holder in self._holders]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"each process needs a port of its own, got {', '.join(map(str, numbers))}")
+        self.addresses = [(host, number) for number in numbers] * (workers // len(numbers))
+        self._everyone = range(1, workers + 1)
+        self._listen = listen
+        self._stay = len(numbers) == 1
+        self._sockets: dict[int, socket.socket] = {}
+        if listen and self._stay:
+            self._listen_for_everyone()
+        self.can_choose = self._choose(self._everyone)
 
-    def prefer(self, numbers: Sequence[int]) -> bool:
-        """Give new connections to these sockets only, or to all if there are none.
+    def lend(self, worker: int) -> socket.socket | None:
+        """The socket for a worker that is about to be started; None if it opens one itself."""
+        if self._listen and worker not in self._sockets:
+            self._sockets[worker] = _bound(*self.addresses[worker - 1])
+        return self._sockets.get(worker)
 
-        Returns:
-            Whether that is so; on a kernel that cannot, connections wait for the worker they were given to.
-        """
-        if len(self.sockets) > 1:
+    def only(self, worker: int) -> None:
+        """Give new connections to this one, until `prefer` is called; a port of its own has nobody else's."""
+        if self._stay:
+            self._choose([worker])
+
+    def prefer(self, workers: Collection[int]) -> None:
+        """Give new connections to these workers, which are ready; if there are none, let them wait for others."""
+        if self._stay:
+            self._choose(sorted(workers) or self._everyone)
+            return
+        for worker in workers:
+            self.let_go(worker)
+        if not workers:
+            with suppress(OSError):  # no descriptors, say: those are refused who would have waited
+                self._listen_for_everyone()
+
+    def let_go(self, worker: int) -> None:
+        """Close what is open here of a worker's own port: it listens for as long as the worker lives."""
+        if not self._stay and worker in self._sockets:
+            self._sockets.pop(worker).close()
+
+    def close(self) -> None:
+        for each in (*self._holders, *self._sockets.values()):
+            each.close()
+
+    def _listen_for_everyone(self) -> None:
+        for worker in self._everyone:
+            if (lent := self.lend(worker)) is not None:
+                lent.listen(BACKLOG)
+
+    def _choose(self, workers: Sequence[int]) -> bool:
+        """Have the kernel choose among these sockets; it numbers them in the order in which they listened."""
+        if len(self._sockets) > 1:
             try:
-                _attach(self.sockets[0], _choose_among(numbers or range(len(self.sockets))))
+                _attach(self._sockets[1], _choose_among([worker - 1 for worker in workers]))
             except OSError:
                 return False
         return True
 
-    def close(self) -> None:
-        for each in self.sockets:
-            each.close()
+
+def turn_away(listener: int) -> None:
+    """Have the kernel ignore whoever wants to connect from now on; those who are connected can still be accepted.
+
+    They try again after a second, when the socket is closed and refuses them.
+
+    Args:
+        listener: descriptor of a listening socket.
+    """
+    with socket.socket(fileno=os.dup(listener)) as shared, suppress(OSError):
+        _set_program(shared, _SO_ATTACH_FILTER, _IGNORE_SYN)
 
 
-def _listen(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=True)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
-    return listener
+def waiting(listener: int) -> int:
+    """How many connections have not been accepted yet."""
+    with socket.socket(fileno=os.dup(listener)) as shared:
+        (count,) = struct.unpack_from(
+            "I", shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), _UNACKED
+        )
+    assert isinstance(count, int)
+    return count
+
+
+def _hold(host: str, port: int) -> socket.socket:
+    try:
+        holder = _bound(host, port)
+        with socket.create_server(holder.getsockname()[:2], family=holder.family):
+            return holder  # nobody else listens there, else this had failed
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}") from error
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 def _choose_among(numbers: Sequence[int]) -> list[_Instruction]:
@@ -89,6 +187,10 @@ def _choose_among(numbers: Sequence[int]) -> list[_Instruction]:
 
 
 def _attach(listener: socket.socket, program: Sequence[_Instruction]) -> None:
+    _set_program(listener, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def _set_program(listener: socket.socket, option: int, program: Sequence[_Instruction]) -> None:
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in program))
-    option = struct.pack("HP", len(program), ctypes.addressof(instructions))
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, option)
+    value = struct.pack("HP", len(program), ctypes.addressof(instructions))
+    listener.setsockopt(socket.SOL_SOCKET, option, value)

@@ -16,6 +16,7 @@ import contextvars
 import io
 import logging
 import os
+import secrets
 import select
 import sys
 import threading
@@ -39,6 +40,8 @@ MAX_WAITING = 2**25
 
 MAX_ACCESS_LINES = 50_000
 _ACCESS_INTERVAL = 0.05
+_MOST_PARTS = 200
+_NO_TIME = '{"asctime":"1970-01-01T00:00:00.000Z'  # of the moment 0
 
 logger = logging.getLogger("cortex")
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("cortex_request_id", default="")
@@ -138,7 +141,8 @@ class Log:
         self._in_project = f'File "{project}/'
         self._quiet = not logger.isEnabledFor(logging.INFO)
         self._line = partial(_line, process=os.getpid(), replica=replica)
-        self._access: deque[tuple[float, str, str, int, float, str]] = deque(maxlen=MAX_ACCESS_LINES)
+        self._access_line = _AccessLine(self._line)
+        self._access: deque[str] = deque(maxlen=MAX_ACCESS_LINES)
         self._wanted = threading.Event()
         self._resting = True
 
@@ -154,14 +158,18 @@ class Log:
     def access(self, method: str, path: str, status: int, seconds: float, request_id: str) -> None:
         """Note a request that was answered; costs the request a microsecond.
 
+        The line is made here and now. Made later for many at once, it would keep the interpreter from requests for
+        milliseconds.
+
         Args:
             seconds: time it took.
+            request_id: of letters, digits, `.`, `_` and `-`.
         """
         if self._quiet:
             return
         if len(self._access) == MAX_ACCESS_LINES:
             self._pipe.dropped += 1
-        self._access.append((time.time(), method, path, status, seconds, request_id))
+        self._access.append(self._access_line(time.time(), method, path, status, seconds, request_id))
         if self._resting:
             self._wake()
 
@@ -197,19 +205,10 @@ class Log:
             self._pipe.flush(timeout=1.0)
 
     def _write_access_lines(self) -> None:
-        lines = []
-        while self._access:
-            at, method, path, status, seconds, request = self._access.popleft()
-            extra = {
-                "method": method,
-                "path": path,
-                "status_code": _STATUS.get(status, str(status)),
-                "latency_ms": round(seconds * 1000, 3),
-            }
-            message = f"{method} {path} {status}"
-            lines.append(self._line(at, "INFO", message, request_id=request, extra=extra))
+        count = len(self._access)
+        lines = [self._access.popleft() for _ in range(count)]
         if lines:
-            self._pipe.put(b"".join(lines), count=len(lines))
+            self._pipe.put("".join(lines).encode(), count=count)
 
 
 def open_log(descriptor: int, *, replica: str, level: str, project: str) -> Log:
@@ -288,6 +287,47 @@ def _line(
         return _encode(fields) + b"\n"
     except (TypeError, ValueError, RecursionError):  # keys that are no text, lone surrogates, cycles
         return _encode({_readable(key): _readable(value) for key, value in fields.items()}) + b"\n"
+
+
+class _AccessLine:
+    """Makes the lines of requests that were answered, of parts that most of them share.
+
+    Args:
+        line: makes a line of any kind.
+    """
+
+    def __init__(self, line: Callable[..., bytes]) -> None:
+        self._line = line
+        self._parts: dict[tuple[str, str, int], tuple[str, str]] = {}
+        self._any_id = secrets.token_hex()  # nobody can guess it, so no path holds it
+        self._time = (0, "")
+
+    def __call__(
+        self, at: float, method: str, path: str, status: int, seconds: float, request_id: str
+    ) -> str:
+        before, after = self._parts.get((method, path, status)) or self._new_parts(method, path, status)
+        moment = int(at * 1000)
+        known, text = self._time
+        if known != moment:
+            text = _timestamp(at)
+            self._time = (moment, text)
+        return f'{{"asctime":"{text}{before}{request_id}{after}{seconds * 1000:.3f}}}\n'
+
+    def _new_parts(self, method: str, path: str, status: int) -> tuple[str, str]:
+        """What is around the time, the id and the latency."""
+        extra = {
+            "method": method,
+            "path": path,
+            "status_code": _STATUS.get(status, str(status)),
+            "latency_ms": 0,
+        }
+        line = self._line(
+            0.0, "INFO", f"{method} {path} {status}", request_id=self._any_id, extra=extra
+        ).decode()
+        before, after = line.removeprefix(_NO_TIME).removesuffix("0}\n").split(self._any_id)
+        if len(self._parts) < _MOST_PARTS:  # clients may make up methods
+            self._parts[method, path, status] = (before, after)
+        return before, after
 
 
 def _timestamp(at: float) -> str:

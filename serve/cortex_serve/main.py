@@ -16,11 +16,12 @@ from cortex_core import dotenv
 from cortex_core import release as releases
 from cortex_core.errors import CortexError
 from cortex_core.release import Release
-from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED, SHUTDOWN_GRACE
+from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED, REQUEST_TIMEOUT, SHUTDOWN_GRACE
 from cortex_core.spec.types import Handler, RealtimeAPI, models_of, source_of
-from cortex_serve.environment import handler_environment
+from cortex_serve.environment import handler_environment, serves_grpc
 from cortex_serve.listeners import MAX_CONNECTIONS, Listeners
 from cortex_serve.log_files import LogFiles, RotatedFile
+from cortex_serve.overdue import Limits
 from cortex_serve.supervisor import Plan, Supervisor
 
 if TYPE_CHECKING:
@@ -64,16 +65,19 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
     try:
         release = releases.read(options.release)
         source = source_of(release.spec)
-        workers = source.processes_per_replica if isinstance(source, Handler) else 1
-        listeners = Listeners(options.host, options.port, workers)
-        admin_listeners = Listeners(options.host, options.admin_port, 1)
+        handler = source if isinstance(source, Handler) else None
+        workers = handler.processes_per_replica if handler is not None else 1
+        rpc = serves_grpc(release)
+        listeners = Listeners(options.host, options.ports, workers, listen=not rpc)
+        admin_listeners = Listeners(options.host, [options.admin_port], 1)
     except (OSError, ValueError) as error:
         raise _CannotStart(str(error)) from error
-    ports = {"port": listeners.address[1], "admin_port": admin_listeners.address[1]}
-    logs.write("INFO", f"{release.kind} {release.name}, release {release.id}: starting", ports)
+    ports = [port for _, port in listeners.addresses]
+    where = {"port": ports[0], "ports": ports, "admin_port": admin_listeners.addresses[0][1]}
+    logs.write("INFO", f"{release.kind} {release.name}, release {release.id}: starting", where)
     project = options.project.absolute()
     environ = handler_environment(
-        release, path=options.release, project=project, port=ports["port"], inherited=os.environ
+        release, path=options.release, project=project, port=ports[0], inherited=os.environ
     )
     plan = Plan(
         replica=options.replica,
@@ -82,6 +86,8 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
         workers=workers,
         environ=environ | dotenv.read(project / ".env", environ),
         grace=options.grace,
+        limits=_limits(release, handler),
+        rpc=rpc,
     )
 
     agent = _agent(release, options, plan, logs)
@@ -90,8 +96,10 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
         from cortex_serve import admin  # while the workers start: importing these takes as long as they do
         from cortex_serve.metrics import Metrics
 
+        admin_listener = admin_listeners.lend(1)
+        assert admin_listener is not None
         admin.serve(
-            admin_listeners.sockets[0],
+            admin_listener,
             admin.Pages(
                 health=supervisor.health,
                 unready=supervisor.unready,
@@ -102,6 +110,16 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
 
     supervisor = Supervisor(plan, listeners=listeners, logs=logs, models=agent, started=open_admin_port)
     return supervisor.run()
+
+
+def _limits(release: Release, handler: Handler | None) -> Limits:
+    """How long its workers may be busy."""
+    timeout = handler.request_timeout if handler is not None else None
+    models = models_of(release.spec)
+    return Limits(
+        request=timeout / 1e9 if timeout is not None else REQUEST_TIMEOUT,
+        load=models.load_timeout / 1e9 if models is not None else 0.0,
+    )
 
 
 def _agent(release: Release, options: argparse.Namespace, plan: Plan, logs: LogFiles) -> Agent | None:
@@ -126,7 +144,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--replica", metavar="ID", required=True, help="the replica's id")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, required=True, help="port of the API; 0: any")
+    parser.add_argument(
+        "--port",
+        dest="ports",
+        metavar="PORT",
+        type=int,
+        action="append",
+        required=True,
+        help="port of the API, once for each worker or once for all; 0: any",
+    )
     parser.add_argument("--admin-port", type=int, required=True, help="port for health and metrics; 0: any")
     parser.add_argument(
         "--log-dir", metavar="DIR", type=_absolute, required=True, help="where the log is written"

@@ -6,16 +6,17 @@ stays in the sums, so no counter ever goes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from cortex_serve.batching.counts import SIZES, WAITS, BatchCounts
 from cortex_serve.control import ModelCounts
 from cortex_serve.stats import BUCKETS, StatsSnapshot
-from cortex_serve.supervisor import ReplicaCounts
+from cortex_serve.tally import ReplicaCounts
 
 if TYPE_CHECKING:
     from cortex_serve.agent.agent import AgentCounts
@@ -55,8 +56,16 @@ class Metrics:
         yield self._counter(
             "cortex_client_closed", "Requests whose client left.", counts.requests.client_closed
         )
+        if counts.batches is not None:
+            yield from self._batches(counts.batches)
         if self._count_models is not None:
             yield from self._models(counts.models, self._count_models())
+
+    def _batches(self, counts: BatchCounts) -> Iterable[Metric]:
+        text = "Requests in a batch that was handed to the handler."
+        yield self._histogram("cortex_batch_size", text, SIZES, (*counts.sizes, 0), counts.requests)
+        text = "Seconds that a request waited for its batch to leave."
+        yield self._histogram("cortex_batch_wait_seconds", text, WAITS, counts.waits, counts.waited)
 
     def _models(self, workers: ModelCounts, agent: AgentCounts) -> Iterable[Metric]:
         """No metric has a model's name as a label: there may be thousands, and others every day."""
@@ -86,12 +95,20 @@ class Metrics:
         return family
 
     def _latency(self, requests: StatsSnapshot) -> Metric:
-        bounds = [f"{bound * 1000:g}" for bound in BUCKETS] + ["+Inf"]
-        buckets = list(zip(bounds, accumulate(requests.latency_buckets), strict=True))
-        family = HistogramMetricFamily(
-            "cortex_latency", "Milliseconds until a request was answered.", labels=("api_name",)
+        text = "Milliseconds until a request was answered."
+        bounds = [bound * 1000 for bound in BUCKETS]
+        return self._histogram(
+            "cortex_latency", text, bounds, requests.latency_buckets, requests.latency_sum * 1000
         )
-        family.add_metric((self._api_name,), buckets=buckets, sum_value=requests.latency_sum * 1000)
+
+    def _histogram(
+        self, name: str, text: str, bounds: Sequence[float], counts: Sequence[int], total: float
+    ) -> Metric:
+        """A histogram of counts per bucket, the last of which has no bound."""
+        family = HistogramMetricFamily(name, text, labels=("api_name",))
+        texts = [*(f"{bound:g}" for bound in bounds), "+Inf"]
+        buckets = list(zip(texts, accumulate(counts), strict=True))
+        family.add_metric((self._api_name,), buckets=buckets, sum_value=total)
         return family
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeAlias
@@ -46,6 +47,7 @@ MAY_RETURN = (
     "a generator of strings or bytes, or a tuple of one of these and a function to call afterwards"
 )
 
+_END = object()
 _CORS_NAMES = frozenset(name for name, _ in CORS)
 NO_BODY = (204, 205, 304)
 
@@ -150,41 +152,54 @@ class Chunks:
     Args:
         chunks: the generator.
         threads: that run it if it is not async; None is the event loop's own.
+        running: entered while the generator runs.
     """
 
     def __init__(
         self,
         chunks: Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
         threads: Executor | None = None,
+        running: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.body_iterator = chunks
         self._threads = threads
+        self._running = running
 
-    def on(self, threads: Executor) -> Chunks:
+    def on(self, threads: Executor, running: Callable[[], AbstractContextManager[None]]) -> Chunks:
         """The same, on these threads."""
-        return Chunks(self.body_iterator, threads)
+        return Chunks(self.body_iterator, threads, running)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
-        source: AsyncIterator[Any]
         if isinstance(self.body_iterator, AsyncGenerator):
-            source = self.body_iterator
+            following = self._awaited(self.body_iterator)
         else:
-            source = _iterated(self.body_iterator, self._threads)
-        headers, body = first_chunk(await anext(source, b""))
+            following = self._made_on_threads(self.body_iterator)
+        headers, body = first_chunk(await following(b""))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        async for chunk in source:
+        while (chunk := await following(_END)) is not _END:
             await send({"type": "http.response.body", "body": chunk_bytes(chunk), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def _awaited(self, chunks: AsyncGenerator[Any, Any]) -> Callable[[Any], Awaitable[Any]]:
+        """Gives the next chunk, or what it is given if there is none."""
 
-async def _iterated(chunks: Generator[Any, Any, Any], threads: Executor | None) -> AsyncIterator[Any]:
-    """What a generator yields, each piece made on one of the threads, all in the caller's context."""
-    loop = asyncio.get_running_loop()
-    context = contextvars.copy_context()
-    end = object()
-    while (chunk := await loop.run_in_executor(threads, lambda: context.run(next, chunks, end))) is not end:
-        yield chunk
+        async def following(end: Any) -> Any:
+            with self._running():
+                return await anext(chunks, end)
+
+        return following
+
+    def _made_on_threads(self, chunks: Generator[Any, Any, Any]) -> Callable[[Any], Awaitable[Any]]:
+        """The same, each chunk made on one of the threads, all in the caller's context."""
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+
+        def take(end: Any) -> Any:
+            with self._running():
+                return context.run(next, chunks, end)
+
+        return lambda end: loop.run_in_executor(self._threads, take, end)
 
 
 async def run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,13 +2,15 @@
 
 Handlers that are plain methods are carried by granian's WSGI interface: parsing in Rust, the handler right on
 one of `threads` threads, no event loop in between. Those with `async def` are carried by its ASGI interface:
-twice as fast as uvicorn without uvloop and httptools, and with the same sockets, limits and shutdown.
+twice as fast as uvicorn without uvloop and httptools, and with the same sockets, limits and shutdown. Requests
+that are batched come over the ASGI interface too, but without its event loop: an `Exchange` for each.
 
 Shutdown (`run` on SIGTERM):
 
     announce   for `ANNOUNCE` seconds connections are still accepted and answered, each answer closes its
                connection, so who keeps connections open learns that this worker goes
-    close      nothing more is accepted, idle connections are closed, requests that have begun are answered
+    close      who is connected is accepted, then nothing more is; idle connections are closed, requests that
+               have begun are answered
     linger     a connection that has no request in flight for `LINGER` seconds is given up
 
 Used of granian 2.8 (the dependency is pinned to it): `WSGIWorker`, `ASGIWorker`, `SocketHolder`,
@@ -32,14 +34,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cortex_core.runtime import IDLE_TIMEOUT
-from cortex_serve.listeners import BACKLOG, MAX_CONNECTIONS
+from cortex_serve.listeners import BACKLOG, MAX_CONNECTIONS, turn_away, waiting
 
 if TYPE_CHECKING:
     import asyncio
 
 ANNOUNCE = 0.3
+LAST = 0.5
+"""Seconds for accepting who is connected already, before nothing more is accepted."""
+READ = 0.05
+"""Seconds for reading the first bytes of those."""
 LINGER = 5.0
 _POLL = 0.1
+_BLINK = 0.01
 _IDLE_THREAD = 30
 
 
@@ -56,6 +63,10 @@ class Application(Protocol):
 
     @property
     def asgi(self) -> Callable[..., Awaitable[None]]: ...
+
+    @property
+    def batching(self) -> Callable[[Exchange], bool] | None:
+        """Is offered each request before `asgi`, on the server's thread, and says whether it took it."""
 
 
 def run(
@@ -116,6 +127,7 @@ class _Server:
         """Announce, close and linger; returns when the worker may end."""
         self.leaving = True
         self._done.wait(ANNOUNCE)
+        self._accept_the_last()
         self._signal.set()
         quiet_since = time.monotonic()
         while not self._done.wait(_POLL):
@@ -125,6 +137,15 @@ class _Server:
                 return
         while self._in_flight():  # its client has gone, which is no reason to break off in the middle
             time.sleep(_POLL)
+
+    def _accept_the_last(self) -> None:
+        """Connections that wait when the socket is closed are reset, and those of which nothing was read yet are
+        closed, whatever their clients have sent already."""
+        turn_away(self._listener)
+        until = time.monotonic() + LAST
+        while waiting(self._listener) and time.monotonic() < until:
+            self._done.wait(_BLINK)
+        self._done.wait(READ)
 
 
 def _run_threads(application: Application, server: _Server, threads: int) -> None:
@@ -151,6 +172,8 @@ def _run_async(application: Application, server: _Server) -> None:
 
     async def until_terminated() -> None:
         loop = asyncio.get_running_loop()
+        if application.batching is not None:
+            _let_listeners_hear(loop)
         terminated = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, terminated.set)
         scheduler = _scheduler(application, server, loop)
@@ -188,6 +211,8 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
 
     def schedule(request: Any) -> None:
         nonlocal woken
+        if application.batching is not None and application.batching(Exchange(request, server, loop)):
+            return
         waiting.append(request)
         if not woken:
             woken = True
@@ -196,6 +221,76 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
     scheduler = server.granian.CallbackScheduler(loop, answer, None, None, None)
     scheduler._schedule_fn = schedule
     return scheduler
+
+
+class Exchange:
+    """A request and the way back to its client, for who answers without a task (`batching.carrier.Exchange`)."""
+
+    __slots__ = ("_listening", "_protocol", "_server", "loop", "scope")
+
+    def __init__(self, request: Any, server: _Server, loop: asyncio.AbstractEventLoop) -> None:
+        self.scope: dict[str, Any] = request.scope
+        self.loop = loop
+        self._protocol = request.proto
+        self._server = server
+        self._listening: Any = None
+
+    @property
+    def receive(self) -> Callable[[], Awaitable[dict[str, Any]]]:
+        receive: Callable[[], Awaitable[dict[str, Any]]] = self._protocol.receive
+        return receive
+
+    @property
+    def send(self) -> Callable[[Any], Awaitable[None]]:
+        send: Callable[[Any], Awaitable[None]] = self._protocol.send
+        return _closing(send) if self._server.leaving else send
+
+    def listen(self, heard: Callable[[dict[str, Any]], None]) -> None:
+        self._listening = self._protocol.receive()
+        self._listening.add_done_callback(_Listener(heard))
+
+    def forget(self) -> None:
+        if self._listening is not None:
+            self._listening.remove_done_callback(None)
+            self._listening.cancel()
+
+    def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        send = self.send
+        send({"type": "http.response.start", "status": status, "headers": headers})
+        send({"type": "http.response.body", "body": body})
+
+
+class _Listener:
+    """The callback of one of granian's futures that is called on granian's thread, not on the event loop's.
+
+    The future keeps it, and is kept by who listens; the collector does not see such a ring when it passes through
+    granian. So it is opened when the message has come.
+    """
+
+    __slots__ = ("_heard",)
+
+    def __init__(self, heard: Callable[[dict[str, Any]], None]) -> None:
+        self._heard: Callable[[dict[str, Any]], None] | None = heard
+
+    def __call__(self, future: Any) -> None:
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard(future.result())
+
+
+def _let_listeners_hear(loop: asyncio.AbstractEventLoop) -> None:
+    """Have the loop call listeners at once, where granian asks it to call them soon."""
+
+    def at_once(schedule: Callable[..., Any]) -> Callable[..., Any]:
+        def call(callback: Callable[..., object], *arguments: Any, context: Any = None) -> Any:
+            if type(callback) is _Listener:
+                return callback(*arguments)
+            return schedule(callback, *arguments, context=context)
+
+        return call
+
+    loop.call_soon = at_once(loop.call_soon)  # type: ignore[method-assign,assignment]  # the only way in: futures name the loop
+    loop.call_soon_threadsafe = at_once(loop.call_soon_threadsafe)  # type: ignore[method-assign,assignment]  # as above
 
 
 def _closing(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

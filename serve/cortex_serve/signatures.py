@@ -17,6 +17,7 @@ from cortex_core.spec.contracts import (
     Method,
     missing_argument,
     missing_method,
+    missing_rpc,
     must_not_be_async,
     none_of,
     unsupported,
@@ -103,10 +104,8 @@ def _rpc_problems(cls: type, rpc: str, contract: Contract) -> Iterator[str]:
     if _defines(cls, rpc):
         yield from _method_problems(cls, method, contract)
         return
-    yield (
-        f"{cls.__name__}: the method {rpc!r} is missing, which the service in the protobuf file declares; "
-        f"define `{_example(method)}`"
-    )
+    own = [key for key, value in vars(cls).items() if callable(value)]
+    yield missing_rpc(cls.__name__, rpc, contract, own)
 
 
 def _one_of_problems(cls: type, contract: Contract, batches: bool) -> Iterator[str]:
@@ -148,8 +147,3 @@ def _argument_problems(cls: type, method: Method, function: Any, contract: Contr
     for name in method.takes:
         if name not in present:
             yield missing_argument(where, name, method, str(signature), contract)
-
-
-def _example(method: Method) -> str:
-    takes = ", ".join(("self", *(method.takes or method.may_take)))
-    return f"def {method.name}({takes})"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 
 import msgspec
+
+from cortex_serve.batching.counts import BatchCounts
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the latency histogram in seconds; one more bucket holds everything above."""
@@ -72,10 +74,12 @@ class Stats:
 
     Attributes:
         calls: when each call of the handler began that no thread is busy with (coroutines), by anything.
+        batches: what was counted of batches; None where requests are not batched.
     """
 
     def __init__(self) -> None:
         self.calls: dict[object, float] = {}
+        self.batches: Callable[[], BatchCounts] | None = None
         self._all: list[Counters] = []
         self._free: list[Counters] = []
         self._local = _Lease(self._all, self._free)
@@ -83,6 +87,10 @@ class Stats:
     def counters(self) -> Counters:
         """The calling thread's counters."""
         return self._local.counters
+
+    def call(self) -> Call:
+        """A call that no thread is known to be busy with; it runs while this is entered."""
+        return Call(self.calls)
 
     def snapshot(self) -> StatsSnapshot:
         every = list(self._all)
@@ -115,6 +123,21 @@ def total(snapshots: Iterable[StatsSnapshot]) -> StatsSnapshot:
 def _columns(rows: Iterable[Iterable[int]]) -> tuple[int, ...]:
     summed = tuple(sum(column) for column in zip(*rows, strict=True))
     return summed or (0,) * (len(BUCKETS) + 1)
+
+
+class Call:
+    """One of the calls of `Stats.calls`, on whatever runs it; entered once."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self, calls: dict[object, float]) -> None:
+        self._calls = calls
+
+    def __enter__(self) -> None:
+        self._calls[self] = perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        del self._calls[self]
 
 
 class _Lease(threading.local):

@@ -6,7 +6,8 @@ own, which only read what is here.
 
     starting   until every worker has become ready once and a probe was answered. A worker that ends before it
                was ready ends the replica: its handler cannot be loaded
-    running    a worker that ends is started again, at once the first time, then with growing delays
+    running    a worker that ends is started again, at once the first time, then with growing delays; one that
+               hangs (`overdue.py`) is aborted, so that the stacks of its threads are logged, or else killed
     leaving    after SIGTERM: workers finish what is in flight; after the grace, or a second signal, they are
                killed
 
@@ -17,12 +18,14 @@ gives up.
 A worker with one request thread builds its handler on that thread, in the first request; unless a client was
 earlier, the supervisor sends it.
 
-The listening sockets are opened once, here, and lent to the workers. While a worker is dead, connections go
-to the others or wait; they are not refused.
+Ports and sockets are opened here and lent to the workers (`listeners.py`). While a worker is dead, connections go to
+the others, or wait when there are none. Workers that serve gRPC open theirs themselves, and say that they are
+ready when they have answered a health check, so nobody asks here.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
@@ -31,25 +34,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgspec
-
-from cortex_core.restarts import Restarts
 from cortex_core.runtime import EXIT_HANDLER_FAILED
-from cortex_serve import control, probe, stats
-from cortex_serve.control import ModelCounts
+from cortex_serve import control, probe
 from cortex_serve.listeners import Listeners
 from cortex_serve.log_files import LogFiles
-from cortex_serve.stats import StatsSnapshot
-from cortex_serve.worker_process import WorkerProcess, describe
+from cortex_serve.overdue import Limits
+from cortex_serve.slot import Slot
+from cortex_serve.tally import ReplicaCounts, Tally
+from cortex_serve.worker_process import WorkerProcess
 
-STABLE_AFTER = 2.0
-"""Seconds of being ready after which a worker's earlier deaths are forgotten."""
-
-COLLECT_WITHIN = 0.25
+COLLECT_WITHIN = 0.075
 """Seconds a scrape waits for workers to say what they counted; of those that are late, it shows the last."""
 
 LOG_WITHIN = 5.0
@@ -69,6 +67,8 @@ class Plan:
         workers: how many.
         environ: the workers' environment.
         grace: seconds that requests in flight get at the end.
+        limits: how long a worker may be busy.
+        rpc: whether the workers serve gRPC.
     """
 
     replica: str
@@ -77,6 +77,8 @@ class Plan:
     workers: int
     environ: Mapping[str, str]
     grace: float
+    limits: Limits
+    rpc: bool = False
 
 
 class Models(Protocol):
@@ -113,57 +115,12 @@ class Models(Protocol):
         """Stop; within a second or so."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaCounts:
-    """Everything that metrics show, at one moment.
-
-    Attributes:
-        requests: of all workers that run or ran.
-        workers_ready: how many take requests.
-        worker_restarts: how often one was started again.
-        log_lines_dropped: by workers and supervisor.
-        models: of all workers that run or ran; `held` of those that run.
-    """
-
-    requests: StatsSnapshot
-    workers_ready: int
-    worker_restarts: int
-    log_lines_dropped: int
-    models: ModelCounts
-
-
-@dataclass(kw_only=True)
-class Slot:
-    """The place of one worker.
-
-    Attributes:
-        number: from 1.
-        worker: the one that runs, if any.
-        start_at: monotonic time at which the next one is started, if none runs.
-    """
-
-    number: int
-    worker: WorkerProcess | None = None
-    start_at: float | None = None
-    restarts: Restarts = field(default_factory=lambda: Restarts(stable_after=STABLE_AFTER))
-
-    @property
-    def ready(self) -> bool:
-        return self.worker is not None and self.worker.ready
-
-    @property
-    def state(self) -> str:
-        if self.worker is None:
-            return "restarting" if self.start_at is not None else "ended"
-        return "ready" if self.worker.ready else "starting"
-
-
 class Supervisor:
     """Runs one replica.
 
     Args:
         plan: what to run.
-        listeners: the replica's port, a socket for each worker; closed when it leaves.
+        listeners: where the workers listen; closed when it leaves.
         logs: where everything that is written goes.
         models: follows the API's models, if it has any.
         started: called once the first workers have been started.
@@ -183,15 +140,12 @@ class Supervisor:
         self._logs = logs
         self._models = models
         self._started = started
-        self._slots = [Slot(number=number + 1) for number in range(plan.workers)]
+        self._slots = [Slot(number=n, port=port) for n, (_, port) in enumerate(listeners.addresses, start=1)]
         self._turn = os.memfd_create("cortex-turn")
-        self._can_choose_worker = listeners.prefer([])
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = socket.socketpair()
         self._reported = threading.Condition()
-        self._ended_requests = StatsSnapshot()
-        self._ended_dropped = 0
-        self._ended_models = ModelCounts()
+        self._tally = Tally()
         self._given_up: str | None = None
         self._probe_failure: str | None = "no probe request was answered yet"
         self._probing = False
@@ -216,7 +170,8 @@ class Supervisor:
             for key, _ in self._selector.select(self._time_left()):
                 key.data()
             self._start_what_is_due()
-            self._kill_what_is_overdue()
+            self._replace_what_hangs()
+            self._end_when_the_grace_is_over()
         self._end()
         return self._status
 
@@ -241,15 +196,7 @@ class Supervisor:
             "pid": os.getpid(),
             "ready": not self.unready(),
             "leaving": self._leaving,
-            "workers": [
-                {
-                    "number": slot.number,
-                    "pid": slot.worker.pid if slot.worker else None,
-                    "state": slot.state,
-                    "restarts": slot.restarts.count,
-                }
-                for slot in self._slots
-            ],
+            "workers": [slot.health() for slot in self._slots],
         }
 
     def counts(self) -> ReplicaCounts:
@@ -262,17 +209,11 @@ class Supervisor:
                 lambda: all(worker.reported_at >= asked for worker in self._ready_workers()), COLLECT_WITHIN
             )
             ready = self._ready_workers()
-            reports = [worker.report for worker in ready if worker.report]
-            return ReplicaCounts(
-                requests=stats.total([self._ended_requests, *(report.requests for report in reports)]),
+            return self._tally.with_reports(
+                [worker.report for worker in ready if worker.report],
                 workers_ready=len(ready),
                 worker_restarts=sum(slot.restarts.count for slot in self._slots),
-                log_lines_dropped=self._logs.dropped
-                + self._ended_dropped
-                + sum(report.log_lines_dropped for report in reports),
-                models=control.total(
-                    [self._ended_models, *(report.models for report in reports if report.models)]
-                ),
+                log_lines_dropped=self._logs.dropped,
             )
 
     def _ready_workers(self) -> list[WorkerProcess]:
@@ -296,12 +237,14 @@ class Supervisor:
                 release=self._plan.release,
                 project=self._plan.project,
                 replica=self._plan.replica,
-                listener=self._listeners.sockets[slot.number - 1],
+                address=self._listeners.addresses[slot.number - 1],
+                listener=self._listeners.lend(slot.number),
                 turn=self._turn,
-                first_request=self._can_choose_worker,
+                first_request=self._listeners.can_choose,
                 models=self._models.folder if self._models is not None else None,
                 cells=self._models.cells if self._models is not None else -1,
                 environ=self._plan.environ,
+                limits=self._plan.limits,
                 logs=self._logs,
             )
         except OSError as error:
@@ -323,10 +266,9 @@ class Supervisor:
 
     def _time_left(self) -> float | None:
         """Seconds until there is something to do, or None."""
-        times = [slot.start_at for slot in self._slots if slot.start_at is not None]
-        if self._kill_at is not None:
-            times.append(self._kill_at)
-        return max(min(times) - time.monotonic(), 0) if times else None
+        times = [self._kill_at] if self._leaving else [slot.due() for slot in self._slots]
+        first = min((at for at in times if at is not None), default=math.inf)
+        return max(first - time.monotonic(), 0) if first < math.inf else None
 
     def _be_woken(self) -> None:
         with suppress(BlockingIOError):
@@ -350,7 +292,7 @@ class Supervisor:
         if any(isinstance(message, control.Loaded) for message in messages):
             self._send_first_request(worker)
         if any(isinstance(message, control.Ready) for message in messages):
-            self._log("INFO", f"worker {worker.number} (process {worker.pid}) is ready")
+            self._log("INFO", f"{worker} is ready")
             self._prefer_ready_workers()
             self._probe_when_all_are_ready()
         if worker.hung_up:
@@ -358,9 +300,10 @@ class Supervisor:
 
     def _send_first_request(self, worker: WorkerProcess) -> None:
         """Have a worker's request thread build the handler; if this fails, so many wait that one of them does."""
-        self._listeners.prefer([worker.number - 1])
+        self._listeners.only(worker.number)
         with suppress(OSError):
-            worker.first_request = probe.ask(self._listeners.address, timeout=FIRST_REQUEST_WITHIN)
+            address = self._listeners.addresses[worker.number - 1]
+            worker.first_request = probe.ask(address, timeout=FIRST_REQUEST_WITHIN)
         self._prefer_ready_workers()
 
     def _forget(self, worker: WorkerProcess) -> None:
@@ -377,25 +320,34 @@ class Supervisor:
     def _probe(self) -> None:
         while not self._was_ready and not self._leaving:
             if self._models is None or not self._models.unready():
-                self._probe_failure = probe.failure(self._listeners.address, timeout=PROBE_TIMEOUT)
+                self._probe_failure = self._answered_wrongly()
                 self._was_ready = self._probe_failure is None
             if not self._was_ready:
                 time.sleep(_PROBE_AGAIN)
         if self._was_ready:
             self._log("INFO", "replica is ready")
 
+    def _answered_wrongly(self) -> str | None:
+        addresses = () if self._plan.rpc else dict.fromkeys(self._listeners.addresses)
+        failures = (probe.failure(address, timeout=PROBE_TIMEOUT) for address in addresses)
+        return next((failure for failure in failures if failure is not None), None)
+
     def _ended(self, slot: Slot, worker: WorkerProcess, status: int) -> None:
         self._listen_to(worker)
         self._forget(worker)
         with self._reported:
-            self._keep_counts(worker)
+            if worker.report is not None:
+                self._tally.keep(worker.report)
             slot.worker = None
         worker.close()
+        if any(each.ready for each in self._slots):
+            self._listeners.let_go(slot.number)
         self._prefer_ready_workers()
         if self._models is not None:
-            killed = status == -signal.SIGKILL  # nobody but the kernel does that here, for want of memory
-            self._models.worker_ended(slot.number, describe(status), out_of_memory=killed)
-        what = f"worker {slot.number} (process {worker.pid}) {describe(status)}"
+            # nobody but the kernel kills those that do not hang, for want of memory
+            killed = status == -signal.SIGKILL and not worker.hangs
+            self._models.worker_ended(slot.number, worker.describe_end(status), out_of_memory=killed)
+        what = f"{worker} {worker.describe_end(status)}"
         if self._leaving:
             self._log("INFO" if worker.stopped else "ERROR", what)
             if not any(each.worker for each in self._slots):
@@ -410,16 +362,28 @@ class Supervisor:
 
     def _prefer_ready_workers(self) -> None:
         if not self._leaving:
-            self._listeners.prefer([slot.number - 1 for slot in self._slots if slot.ready])
+            self._listeners.prefer([slot.number for slot in self._slots if slot.ready])
 
-    def _keep_counts(self, worker: WorkerProcess) -> None:
-        if worker.report is not None:
-            requests = msgspec.structs.replace(worker.report.requests, in_flight=0)
-            self._ended_requests = stats.total([self._ended_requests, requests])
-            self._ended_dropped += worker.report.log_lines_dropped
-            if worker.report.models is not None:
-                counted = msgspec.structs.replace(worker.report.models, held=0)
-                self._ended_models = control.total([self._ended_models, counted])
+    def _replace_what_hangs(self) -> None:
+        for slot in self._slots:
+            worker = slot.worker
+            if worker is None or worker.watch is None or self._leaving:
+                continue
+            step = worker.watch.look(time.monotonic())
+            if step == "ask":
+                worker.ask_for_report()
+            elif step == "warn":
+                quiet = (
+                    "is silent: something holds the interpreter's lock (GIL), or the machine is overloaded"
+                )
+                self._log("WARNING", f"{worker} {quiet}")
+            elif step == "abort":
+                self._log(
+                    "ERROR", f"{worker} is replaced: {worker.watch.reason}; the stacks of its threads follow"
+                )
+                worker.send_signal(signal.SIGABRT)
+            elif step == "kill":
+                worker.send_signal(signal.SIGKILL)
 
     def _give_up(self, reason: str) -> None:
         """End, because nothing can be served. From any thread."""
@@ -444,7 +408,7 @@ class Supervisor:
         if not any(slot.worker for slot in self._slots):
             self._status = 0
 
-    def _kill_what_is_overdue(self) -> None:
+    def _end_when_the_grace_is_over(self) -> None:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill_at = None
             self._log("ERROR", f"not finished after {self._plan.grace:g} s: ending what is left")

@@ -12,6 +12,8 @@ from types import TracebackType
 
 _OURS = str(Path(__file__).parent)
 _CARRIERS = ("<frozen importlib", "<frozen runpy")
+_STREAMING = ("/site-packages/starlette/", "/site-packages/anyio/")
+_LIBRARY = ("/concurrent/futures/thread.py", "/concurrent/futures/_base.py", "/contextlib.py")
 
 
 def from_first_user_frame(error: BaseException) -> TracebackType | None:
@@ -30,4 +32,8 @@ def text(error: BaseException) -> str:
 
 def is_carrier(filename: str) -> bool:
     """Whether a file's frames say nothing about the user's code."""
-    return filename.startswith((_OURS, *_CARRIERS)) or filename.endswith("/concurrent/futures/thread.py")
+    return (
+        filename.startswith((_OURS, *_CARRIERS))
+        or filename.endswith(_LIBRARY)
+        or any(package in filename for package in _STREAMING)
+    )

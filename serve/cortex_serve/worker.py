@@ -11,37 +11,53 @@ import faulthandler
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cortex_core import release as releases
 from cortex_core.errors import CortexError
 from cortex_core.models.tree import shown
 from cortex_core.release import Release
-from cortex_core.runtime import EXIT_HANDLER_FAILED
+from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED
 from cortex_core.spec.types import models_of, source_of
 from cortex_serve import control, snapshot, tracebacks
 from cortex_serve.cells import Cells
 from cortex_serve.control import WorkerSettings
+from cortex_serve.environment import serves_grpc
+from cortex_serve.handler import HandlerFailed
+from cortex_serve.listeners import BACKLOG
 from cortex_serve.log import Log, follow_threads, open_log
 from cortex_serve.stats import Stats
 
 if TYPE_CHECKING:
     from cortex_serve.models.table import ModelTable
 
-REPORT_INTERVAL = 1.0
+REPORT_INTERVAL = 0.5
 LEAVE_WITHIN = 5.0
 """Seconds that threads and exit handlers of the user's code may take after the last answer."""
 
 _PR_SET_PDEATHSIG = 1
 _ORPHANED = 70
+
+_Application = TypeVar("_Application")
+
+
+class _Served(Protocol):
+    """What answers requests."""
+
+    @property
+    def stats(self) -> Stats: ...
+
+    def close(self) -> None: ...
 
 
 def main() -> int:
@@ -50,7 +66,8 @@ def main() -> int:
     _die_with(settings.supervisor)
     _keep_to_itself(settings)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the whole group; the supervisor decides
-    faulthandler.enable()
+    faulthandler.enable()  # who hangs is aborted, and leaves the stacks of its threads, but no image of its memory
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     release = releases.read(Path(settings.release))
     source = source_of(release.spec)
     level = source.log_level if source else "info"
@@ -63,49 +80,106 @@ def main() -> int:
 
 
 def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
-    from cortex_serve import application, server
-    from cortex_serve.first_request import BuiltByFirstRequest
-
     supervisor = _Supervisor(socket.socket(fileno=settings.control), log)
     models = _models(settings, release, supervisor, log)
     supervisor.start(models)
-
-    def build() -> application.Application:
-        if models is not None:
-            gc.freeze()  # not later: what is frozen is never collected, and models come and go
-        with _turn(settings.turn):
-            built = application.create_application(release, cls, log=log, models=models)
-        if models is None:
-            gc.freeze()  # what is loaded stays; collections need not look at it again
-        else:
-            models.start()
-            models.wait_until_held()
-        return built
-
     try:
-        cls = application.load_handler(release, Path(settings.project), log=log)
-        threads = application.threads_of(release)
-        served: application.Application | BuiltByFirstRequest
-        if settings.first_request and threads == 1 and application.answers_on_threads(cls):
-            served = BuiltByFirstRequest(build, ready=supervisor.ready, failed=partial(_end_failed, log))
-            started = supervisor.loaded
-        else:
-            served = build()
-            started = partial(supervisor.ready, served.stats)
-    except application.HandlerFailed as failure:
+        application, run = (_rpc if serves_grpc(release) else _http)(
+            settings, release, log, supervisor, models
+        )
+    except HandlerFailed as failure:
         _log_failure(log, failure)
         return EXIT_HANDLER_FAILED
-    server.run(
-        served,
-        listener=settings.listener,
-        threads=threads,
-        in_flight=lambda: served.stats.snapshot().in_flight,
-        started=started,
-    )
-    served.close()
+    try:
+        run()
+    except CortexError as failure:
+        log.write("ERROR", failure.message)
+        return EXIT_CANNOT_START
+    application.close()
     supervisor.report()
     _leave_soon(0)
     return 0
+
+
+def _http(
+    settings: WorkerSettings, release: Release, log: Log, supervisor: _Supervisor, models: ModelTable | None
+) -> tuple[_Served, Callable[[], None]]:
+    """The application, and what serves it."""
+    from cortex_serve import application, server
+    from cortex_serve.first_request import BuiltByFirstRequest
+
+    def build() -> application.Application:
+        return _built(
+            lambda: application.create_application(release, cls, log=log, models=models), settings, models
+        )
+
+    cls = application.load_handler(release, Path(settings.project), log=log)
+    threads = application.threads_of(release)
+    served: application.Application | BuiltByFirstRequest
+    if settings.first_request and threads == 1 and application.answers_on_threads(release, cls):
+        served = BuiltByFirstRequest(build, ready=supervisor.ready, failed=partial(_end_failed, log))
+        started = supervisor.loaded
+    else:
+        served = build()
+        started = partial(supervisor.ready, served.stats)
+
+    def run() -> None:
+        _listen(settings.listener)
+        server.run(
+            served,
+            listener=settings.listener,
+            threads=threads,
+            in_flight=lambda: served.stats.snapshot().in_flight,
+            started=started,
+        )
+
+    return served, run
+
+
+def _rpc(
+    settings: WorkerSettings, release: Release, log: Log, supervisor: _Supervisor, models: ModelTable | None
+) -> tuple[_Served, Callable[[], None]]:
+    """The same for gRPC."""
+    from cortex_serve.rpc import serving
+
+    loaded = serving.load_handler(release, Path(settings.project), log=log)
+    served = _built(
+        lambda: serving.create_application(release, loaded, log=log, models=models), settings, models
+    )
+
+    def run() -> None:
+        serving.run(
+            served,
+            host=settings.host,
+            port=settings.port,
+            in_flight=lambda: served.stats.snapshot().in_flight,
+            started=partial(supervisor.ready, served.stats),
+        )
+
+    return served, run
+
+
+def _built(
+    create: Callable[[], _Application], settings: WorkerSettings, models: ModelTable | None
+) -> _Application:
+    """Create the application, and wait for the first models."""
+    if models is not None:
+        gc.freeze()  # not later: what is frozen is never collected, and models come and go
+    with _turn(settings.turn):
+        built = create()
+    if models is None:
+        gc.freeze()  # what is loaded stays; collections need not look at it again
+    else:
+        models.start()
+        models.wait_until_held()
+    return built
+
+
+def _listen(descriptor: int) -> None:
+    """Have the worker's socket listen; it may do so already."""
+    listener = socket.socket(fileno=descriptor)
+    listener.listen(BACKLOG)
+    listener.detach()
 
 
 def _models(
@@ -158,6 +232,7 @@ class _Supervisor:
         self._stats: Stats | None = None
         self._models: ModelTable | None = None
         self._is_behind = False
+        self._reported_at = 0.0
 
     def start(self, models: ModelTable | None) -> None:
         self._models = models
@@ -174,11 +249,13 @@ class _Supervisor:
         self.tell(control.Ready())
 
     def report(self) -> None:
+        self._reported_at = time.monotonic()
         if self._stats is not None:
             report = control.Report(
                 requests=self._stats.snapshot(),
                 log_lines_dropped=self._log.dropped,
                 models=self._models.counts() if self._models is not None else None,
+                batches=self._stats.batches() if self._stats.batches is not None else None,
             )
             with suppress(OSError):  # it is gone, or so busy that a report more or less says nothing
                 self._connection.send(control.encode(report))
@@ -210,6 +287,8 @@ class _Supervisor:
             if not data:
                 os._exit(_ORPHANED)
             self._obey(control.decode_order(data))
+            if time.monotonic() - self._reported_at >= REPORT_INTERVAL:
+                self.report()  # however many orders come: who says nothing is thought to hang
 
     def _obey(self, order: control.Order) -> None:
         if isinstance(order, control.Collect):

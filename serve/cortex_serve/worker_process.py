@@ -17,6 +17,7 @@ from typing import get_args
 from cortex_serve import control
 from cortex_serve.control import Message, WorkerSettings
 from cortex_serve.log_files import Kind, LogFiles
+from cortex_serve.overdue import Limits, Watch
 
 PIPE_SIZE = 2**20
 """Bytes a worker can write before somebody has to read."""
@@ -42,6 +43,7 @@ class WorkerProcess:
         ready_at: monotonic time at which it became ready, or None.
         report: what it last said it had counted, or None.
         loading: serials of the models that it is loading now.
+        watch: whether it hangs; None until it is ready.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class WorkerProcess:
         release: Path,
         project: Path,
         replica: str,
-        listener: socket.socket,
+        address: tuple[str, int],
+        listener: socket.socket | None,
         turn: int,
         first_request: bool,
         models: Path | None,
         cells: int,
         environ: Mapping[str, str],
+        limits: Limits,
         logs: LogFiles,
     ) -> None:
         self.number = number
@@ -67,6 +71,8 @@ class WorkerProcess:
         self.report: control.Report | None = None
         self.reported_at = 0.0
         self.loading: set[int] = set()
+        self.watch: Watch | None = None
+        self._limits = limits
         self.control, theirs = control.pair()
         self.control.setblocking(False)
         pipes: dict[Kind, tuple[int, int]] = {kind: os.pipe() for kind in get_args(Kind)}
@@ -75,7 +81,9 @@ class WorkerProcess:
             project=str(project),
             replica=replica,
             supervisor=os.getpid(),
-            listener=listener.fileno(),
+            listener=listener.fileno() if listener is not None else -1,
+            host=address[0],
+            port=address[1],
             control=theirs.fileno(),
             log=pipes["lines"][1],
             turn=turn,
@@ -100,6 +108,13 @@ class WorkerProcess:
                 fcntl.fcntl(reading, _F_SETPIPE_SZ, PIPE_SIZE)
             logs.follow(reading, kind, process=self.pid)
 
+    def __str__(self) -> str:
+        return f"worker {self.number} (process {self.pid})"
+
+    @property
+    def hangs(self) -> bool:
+        return self.watch is not None and self.watch.reason is not None
+
     @property
     def ready(self) -> bool:
         return self.ready_at is not None
@@ -116,13 +131,18 @@ class WorkerProcess:
             messages.append(message)
             if isinstance(message, control.Ready):
                 self.ready_at = time.monotonic()
+                self.watch = Watch(self._limits, now=self.ready_at)
                 self._end_first_request()
             elif isinstance(message, control.Report):
                 self.report, self.reported_at = message, time.monotonic()
+                if self.watch is not None:
+                    self.watch.reported(message.requests.oldest_call, now=self.reported_at)
             elif isinstance(message, control.ModelLoading):
                 self.loading.add(message.serial)
             elif isinstance(message, control.ModelLoaded | control.ModelFailed):
                 self.loading.discard(message.serial)
+        if messages and self.watch is not None:
+            self.watch.heard(now=time.monotonic(), loading=bool(self.loading))
         return messages
 
     def ask_for_report(self) -> None:
@@ -148,6 +168,9 @@ class WorkerProcess:
         self.stopped = True
         self._process.send_signal(signal.SIGTERM if self.ready else signal.SIGKILL)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """End it now and wait until it is gone."""
         self._process.kill()
@@ -159,6 +182,10 @@ class WorkerProcess:
         self.hung_up = True
         self.control.close()
         self._end_first_request()
+
+    def describe_end(self, status: int) -> str:
+        """How it ended, in words."""
+        return f"hung and {describe(status)}" if self.hangs else describe(status)
 
     def ended(self) -> int | None:
         """Its exit status, negative for a signal, or None while it runs."""

@@ -6,15 +6,16 @@ import contextvars
 from collections.abc import Callable, Iterable, Iterator
 from time import perf_counter
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.datastructures import Headers
 
 from cortex_serve import response
 from cortex_serve.background import Background, Exchange
+from cortex_serve.deadline import late_after, waited
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge
 from cortex_serve.response import NO_BODY, Answer, Chunks
-from cortex_serve.stats import CLIENT_CLOSED
+from cortex_serve.stats import CLIENT_CLOSED, Counters
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cortex_serve.application import Application, Plan
 
 _PIECE = 1024 * 1024
+_Result = TypeVar("_Result")
 
 
 class Carrier:
@@ -35,6 +37,7 @@ class Carrier:
         self._access = application.log.access
         self._id = application.log.request_id
         self._max_body_bytes = application.max_body_bytes
+        self._late_after = late_after(application.request_timeout)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         started = perf_counter()
@@ -46,10 +49,9 @@ class Carrier:
             return self._elsewhere(environ, start_response, path, request_id)
         counters = self._counters()
         counters.in_flight += 1
-        counters.began = started
         token = self._id.set(request_id)
         try:
-            answer = self._answer(environ, method, plan, request_id)
+            answer = self._answer(environ, plan, request_id, counters)
             if answer.app is not None:
                 return self._stream(environ, start_response, answer, request_id, started)
             body = [answer.body]
@@ -59,24 +61,36 @@ class Carrier:
             self._access(method, path, answer.status, seconds, request_id)
             return _Sent(body, self._later(answer)) if answer.after else body
         finally:
-            counters.began = 0.0
             self._id.reset(token)
 
     def close(self) -> None:
         self._background.close()
 
-    def _answer(self, environ: WSGIEnvironment, method: str, plan: Plan | None, request_id: str) -> Answer:
+    def _answer(
+        self, environ: WSGIEnvironment, plan: Plan | None, request_id: str, counters: Counters
+    ) -> Answer:
         if plan is None:
-            return self._application.elsewhere(method, "/", request_id, None)
+            return self._application.elsewhere(environ["REQUEST_METHOD"], "/", request_id, None)
         try:
+            body = read_body(environ, self._max_body_bytes) if plan.payload else b""
+            if (
+                self._late_after is not None
+                and waited(environ.get("HTTP_X_REQUEST_START")) > self._late_after
+            ):
+                return self._application.timed_out(request_id)
             arguments = plan.arguments(
-                read_body(environ, self._max_body_bytes) if plan.payload else b"",
+                body,
                 environ.get("CONTENT_TYPE"),
                 environ.get("QUERY_STRING", ""),
                 RequestHeaders(raw=raw_headers(environ)) if plan.headers else None,
             )
-            return response.answer(plan.call(**arguments))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+            counters.began = perf_counter()
+            try:
+                value = plan.call(**arguments)
+            finally:
+                counters.began = 0.0
+            return response.answer(value)
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
     def _elsewhere(
@@ -102,6 +116,8 @@ class Carrier:
             self._counters().finish(status, seconds)
             self._access(method, "/", status, seconds, request_id)
 
+        counters = self._counters()
+        counters.began = perf_counter()
         try:
             chunks: _Generated | Exchange
             if isinstance(answer.app, Chunks) and isinstance(answer.app.body_iterator, GeneratorType):
@@ -113,16 +129,19 @@ class Carrier:
                     _scope(environ, raw_headers(environ)),
                 )
             status, headers = chunks.start()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             failure = self._application.failed(error, request_id)
             start_response(response.status_line(failure.status), sent_headers(failure, request_id))
             finish(failure.status)
             return [failure.body]
+        finally:
+            counters.began = 0.0
         merged = response.merged(response.decoded(headers))
         start_response(response.status_line(status), [*merged, ("x-request-id", request_id)])
         return _Stream(
             chunks,
             status=status,
+            counters=self._counters,
             finish=finish,
             failed=self._application.log_failure,
             after=self._later(answer),
@@ -220,6 +239,7 @@ class _Stream:
         chunks: _Generated | Exchange,
         *,
         status: int,
+        counters: Callable[[], Counters],
         finish: Callable[[int], None],
         failed: Callable[[BaseException], None],
         after: Callable[[], None],
@@ -228,6 +248,7 @@ class _Stream:
         self._chunks = chunks
         self._status = CLIENT_CLOSED
         self._status_when_complete = status
+        self._counters = counters
         self._finish = finish
         self._failed = failed
         self._after = after
@@ -242,22 +263,31 @@ class _Stream:
     def close(self) -> None:
         """Called by the server when all was sent, the client has gone, or a chunk failed."""
         try:
-            self._context.run(self._chunks.close)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's `finally` may raise anything
+            self._context.run(self._called, self._chunks.close)
+        except BaseException as error:  # noqa: BLE001 - the user's `finally` may raise anything
             self._context.run(self._failed, error)
         self._finish(self._status)
         self._after()
 
     def _take(self) -> bytes:
         try:
-            return next(self._chunks)
+            return self._called(self._chunks.__next__)
         except StopIteration:
             self._status = self._status_when_complete
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._status = 500
             self._failed(error)
             raise
+
+    def _called(self, function: Callable[[], _Result]) -> _Result:
+        """Run a part of the user's code; the server's thread is busy with it."""
+        counters = self._counters()
+        counters.began = perf_counter()
+        try:
+            return function()
+        finally:
+            counters.began = 0.0
 
 
 class RequestHeaders(Headers):

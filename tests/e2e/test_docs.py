@@ -14,7 +14,7 @@ from support.installation import BIN, Installation, wait_for
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = ("handlers.md", "models.md", "projects.md", "python-client.md")
+PAGES = ("batching.md", "grpc.md", "handlers.md", "models.md", "projects.md", "python-client.md")
 GATEWAY = "http://127.0.0.1:8888"
 
 
@@ -129,6 +129,38 @@ def test_models(cortex: Installation, tmp_path: Path) -> None:
     (folder / "models-of-customers" / "ada").mkdir(parents=True)
     (folder / "models-of-customers" / "ada" / "model.json").write_text("{}")
     cortex.run("validate", "settings.yaml", cwd=folder)
+
+
+def test_grpc(cortex: Installation, tmp_path: Path) -> None:
+    folder, printed = tmp_path / "words", ""
+    folder.mkdir()
+    for block in blocks("grpc.md"):
+        name = re.fullmatch(r"(?:#|//) (\w+\.\w+)", block.text.splitlines()[0])
+        if name is not None:
+            gateway = cortex.gateway_url.removeprefix("http://")
+            text = block.text.partition("\n")[2].replace("127.0.0.1:8888", gateway)
+            (folder / name[1]).write_text(text)
+        elif block.language == "bash":
+            done = bash(cortex, f"set -e\n{block.text}", cwd=folder)
+            assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+            printed = done.stdout
+        elif block.language == "text":
+            assert printed == block.text
+            printed = ""
+    cortex.run("delete", "my-words", "--force")
+
+
+def test_batching(cortex: Installation, tmp_path: Path) -> None:
+    folder = tmp_path / "weighted"
+    folder.mkdir()
+    *files, commands, output, others = blocks("batching.md")
+    for file in (*files, others):
+        (folder / file.title).write_text(file.text.partition("\n")[2])
+    assert [file.title for file in files] == ["handler.py", "cortex.yaml"]
+    done = bash(cortex, f"set -e\n{commands.text}", cwd=folder)
+    assert done.stdout.endswith(output.text), done.stderr
+    cortex.run("validate", "others.yaml", cwd=folder)
+    cortex.run("delete", "weighted", "--force")
 
 
 def wait_until_printed(cortex: Installation, commands: list[str], expected: str, *, cwd: Path) -> None:

@@ -128,12 +128,26 @@ def test_multi_model(cortex: Installation, tmp_path: Path) -> None:
     cortex.run("delete", "digit-pairs", "--force")
 
 
+def test_similar_digits(cortex: Installation, tmp_path: Path) -> None:
+    folder = example("similar-digits", tmp_path)
+    cortex.run("deploy", "--yes", cwd=folder, timeout=300)
+    gateway = cortex.gateway_url.removeprefix("http://")
+    client = [str(BIN / "python"), "client.py", gateway]
+    said = subprocess.run(client, cwd=folder, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "a three is a 3, " in said
+    assert "as they come: 0 1 2 3 4 5 6 7" in said
+    assert "refused: INVALID_ARGUMENT: an image has 64 pixels, this one has 3" in said
+    cortex.run("delete", "similar-digits", "--force")
+
+
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXAMPLES.glob("*/cortex.yaml")))
 def test_the_readme_of_an_example_uses_its_own_api(name: str) -> None:
     readme = (EXAMPLES / name / "README.md").read_text()
-    api = re.search(r"name: (\S+)", (EXAMPLES / name / "cortex.yaml").read_text())
+    config = (EXAMPLES / name / "cortex.yaml").read_text()
+    api = re.search(r"name: (\S+)", config)
     assert api is not None
-    assert f"cortex predict {api[1]} " in readme
+    asks = "python client.py" if "protobuf_path" in config else f"cortex predict {api[1]} "
+    assert asks in readme
     assert f"cortex delete {api[1]}" in readme
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from cortex_core.release import Release
 from cortex_core.spec.types import RealtimeAPI
+from cortex_operator.backends.launch import serving_processes
 from cortex_operator.backends.protocol import (
     LogLine,
     LogQuery,
@@ -167,7 +168,7 @@ class FakeBackend:
             state="initializing",
             host="127.0.0.1",
             admin_port=1,
-            port=self._next_port(),
+            ports=tuple(self._next_port() for _ in range(serving_processes(release))),
         )
         match self.behaviour.get(release.project_digest, "ready"):
             case "ready":

@@ -1,9 +1,10 @@
 """A stand-in for a replica: a small HTTP server in a process of its own that tells what it was asked.
 
 It answers every request with JSON: `n` of a JSON body, its `version`, the method, the target and the
-headers. The query says how: `?seconds=0.5` waits first, `?status=418` is the status, `?bytes=1000000` the
-answer's size.
-`GET /seen` (asked for directly, never through a gateway) answers how many other requests arrived.
+headers. The query says how: `?seconds=0.5` waits first, `?alone=0.5` works on one request at a time for so long (and
+`waited` is how long it waited for others), `?status=418` is the status, `?bytes=1000000` the answer's size.
+`GET /seen` (asked for directly, never through a gateway) answers how many other requests arrived; `/info`, which the
+gateway asks for by itself, is none.
 
 SIGTERM ends it the way a replica ends: no new connections, requests in flight are finished, then it exits.
 """
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -76,6 +78,7 @@ class _Server:
         self.version = version
         self.requests = 0
         self.working = 0
+        self.turn = asyncio.Lock()
         self.ending = asyncio.Event()
         self.writers: set[asyncio.StreamWriter] = set()
 
@@ -103,28 +106,45 @@ class _Server:
         query = {name: values[-1] for name, values in parse_qs(urlsplit(target).query).items()}
         if target == "/seen":
             content = json.dumps({"seen": self.requests})
+        elif target == "/info":
+            content = "{}"
         else:
             self.requests += 1
             await asyncio.sleep(float(query.get("seconds", 0)))
-            content = self.content(method, target, headers, body, query)
+            waited = await self.alone(float(query["alone"])) if "alone" in query else 0.0
+            content = self.content(method, target, headers, body, query, waited)
         close = "connection: close\r\n" if self.ending.is_set() else ""
         status = query.get("status", "200")
         content = "" if status == "204" else content
         length = "" if status == "204" else f"content-length: {len(content)}\r\n"
         writer.write(
             f"HTTP/1.1 {status} Because\r\ncontent-type: application/json\r\n{close}"
-            f"{length}\r\n{content}".encode()
+            f"{length}\r\n{content if method != 'HEAD' else ''}".encode()
         )
         await writer.drain()
 
+    async def alone(self, seconds: float) -> float:
+        """Work on one request at a time; answers how long this one waited."""
+        arrived = time.monotonic()
+        async with self.turn:
+            waited = time.monotonic() - arrived
+            await asyncio.sleep(seconds)
+        return waited
+
     def content(
-        self, method: str, target: str, headers: dict[str, str], body: bytes, query: dict[str, str]
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes,
+        query: dict[str, str],
+        waited: float,
     ) -> str:
         if "bytes" in query:
             return "x" * int(query["bytes"])
         n = json.loads(body)["n"] if headers.get("content-type") == "application/json" else None
         told = {"n": n, "version": self.version, "method": method, "target": target, "length": len(body)}
-        return json.dumps({**told, "headers": headers})
+        return json.dumps({**told, "waited": waited, "headers": headers})
 
     async def serve(self, port: int) -> None:
         listener = socket.socket()

@@ -55,16 +55,25 @@ class NeverStarted(Exception):
 
 @dataclass
 class RunningReplica:
-    """A `cortex-serve` process and how to look at it."""
+    """A `cortex-serve` process and how to look at it.
+
+    Attributes:
+        port: of the first worker, or of all when they share one.
+        worker_ports: of each worker.
+    """
 
     process: subprocess.Popen[bytes]
     log_file: Path
     port: int = 0
     admin_port: int = 0
-    status: int | None = field(default=None)
+    worker_ports: tuple[int, ...] = ()
+    status: int | None = None
+    _turn: int = field(default=0, repr=False)
 
-    def request(self, method: str = "POST", body: bytes = b"{}", path: str = "/") -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+    def request(
+        self, method: str = "POST", body: bytes = b"{}", path: str = "/", *, port: int | None = None
+    ) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port or self._any_port(), timeout=20)
         try:
             connection.request(method, path, body, {"content-type": "application/json"})
             response = connection.getresponse()
@@ -72,8 +81,13 @@ class RunningReplica:
         finally:
             connection.close()
 
-    def connect(self, *, timeout: float = 20.0) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+    def connect(self, *, timeout: float = 20.0, port: int | None = None) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", port or self._any_port()), timeout=timeout)
+
+    def _any_port(self) -> int:
+        """One worker's after the other's, as a gateway without anything else to do would choose."""
+        self._turn += 1
+        return self.worker_ports[self._turn % len(self.worker_ports)] if self.worker_ports else self.port
 
     def admin(self, path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
@@ -109,9 +123,10 @@ class RunningReplica:
         text = self.log_file.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
-    def ports(self) -> tuple[int, int] | None:
-        """Port and admin port, once it has said which they are."""
-        return next(((line["port"], line["admin_port"]) for line in self.log() if "port" in line), None)
+    def ports(self) -> tuple[tuple[int, ...], int] | None:
+        """The workers' ports and the admin port, once it has said which they are."""
+        said = (line for line in self.log() if "ports" in line)
+        return next(((tuple(line["ports"]), line["admin_port"]) for line in said), None)
 
     def messages(self) -> list[str]:
         return [line["message"] for line in self.log()]
@@ -132,7 +147,15 @@ class RunningReplica:
         return [root, *root.children(recursive=True)]
 
 
-def write_release(folder: Path, source: str, *, processes: int, threads: int, **handler: Any) -> Path:
+def write_release(
+    folder: Path,
+    source: str,
+    *,
+    processes: int,
+    threads: int,
+    max_replica_concurrency: int = 1024,
+    **handler: Any,
+) -> Path:
     """Make a project with `handler.py` and the release document for it; returns the document's path."""
     project = folder / "project"
     project.mkdir(exist_ok=True)
@@ -148,7 +171,10 @@ def write_release(folder: Path, source: str, *, processes: int, threads: int, **
         ),
         networking=Networking(endpoint="/trial"),
         compute=Compute(),
-        autoscaling=Autoscaling(target_replica_concurrency=float(processes * threads)),
+        autoscaling=Autoscaling(
+            target_replica_concurrency=float(processes * threads),
+            max_replica_concurrency=max_replica_concurrency,
+        ),
         update_strategy=UpdateStrategy(),
     )
     release = releases.make_release(
@@ -167,6 +193,8 @@ def start_replica(
     processes: int = 1,
     threads: int = 1,
     wait: bool = True,
+    share: bool = False,
+    worker_ports: Sequence[int] = (),
     ports: tuple[int, int] | None = None,
     options: Sequence[str] = (),
     files: Mapping[str, str] | None = None,
@@ -177,7 +205,9 @@ def start_replica(
 
     Args:
         wait: return when it is ready, not at once.
-        ports: port and admin port; None is any free ones, which the log tells.
+        share: one port for all workers, not one for each.
+        worker_ports: what to ask for, if not any free ones.
+        ports: one port for all and the admin port; None is any free ones, which the log tells.
         options: more arguments of `cortex-serve`.
         files: more files of the project.
         environ: more environment variables.
@@ -185,28 +215,44 @@ def start_replica(
     """
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
-    port, admin_port = ports or (0, 0)
+    held = hold_port() if share and not ports else None
+    port, admin_port = ports or (held.getsockname()[1] if held else 0, 0)
+    asked_for = [word for each in worker_ports or [port] for word in ("--port", str(each))]
     release = write_release(folder, source, processes=processes, threads=threads, **handler)
     for name, text in (files or {}).items():
         (folder / "project" / name).write_text(dedent(text))
     command = [
         sys.executable, "-m", "cortex_serve", str(release), "--project", str(folder / "project"),
-        "--replica", "trial-0", "--host", "127.0.0.1", "--port", str(port), "--admin-port", str(admin_port),
+        "--replica", "trial-0", "--host", "127.0.0.1", *asked_for, "--admin-port", str(admin_port),
         "--log-dir", str(logs), *options,
     ]  # fmt: skip
     process = subprocess.Popen(command, env={**os.environ, **(environ or {})}, stderr=subprocess.PIPE)
     replica = RunningReplica(process, logs / "trial-0.jsonl")
     try:
-        until(lambda: process.poll() is not None or ports or replica.ports())
-        listening = ports or replica.ports()
-        if listening is None:
+        known = ((port,), admin_port) if ports else None
+        until(lambda: process.poll() is not None or known or replica.ports())
+        listening = known or replica.ports()
+        if listening is None and wait:
             raise NeverStarted("\n".join(replica.messages()))
-        replica.port, replica.admin_port = listening
+        if listening is not None:
+            replica.worker_ports, replica.admin_port = listening
+            replica.port = replica.worker_ports[0]
         if wait:
             until(replica.ready)
         yield replica
     finally:
         _end(process)
+        if held is not None:
+            held.close()
+
+
+def hold_port() -> socket.socket:
+    """A bound socket that never listens: nobody else is given its port, a replica may listen there."""
+    held = socket.socket()
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        held.setsockopt(socket.SOL_SOCKET, option, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

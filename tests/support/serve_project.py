@@ -1,8 +1,9 @@
 """Serves a handler project alone: no supervisor, no agent. A program for the tests of the HTTP contract.
 
-    python serve_project.py FOLDER CARRIER DESCRIPTOR THREADS MAX_BODY_BYTES MAX_IN_FLIGHT
+    python serve_project.py FOLDER CARRIER DESCRIPTOR THREADS MAX_BODY_BYTES MAX_IN_FLIGHT HANDLER
                             [MODELS CELLS CONTROL CACHE_SIZE]
 
+HANDLER holds more keys of the API file's section, as JSON with durations in nanoseconds.
 CARRIER is `wsgi` or `asgi` on the runtime's own server, or `uvicorn`. Log records are JSON lines on stderr.
 With MODELS, a folder for a snapshot, there is an agent on the other end of CONTROL; a CACHE_SIZE of 0 is none.
 """
@@ -19,6 +20,8 @@ from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from cortex_core.models.tree import shown
 from cortex_core.release import Release, make_release
@@ -69,6 +72,7 @@ class Carried:
         self.is_async = carrier != "wsgi"
         self.asgi = application.asgi
         self.wsgi = application.wsgi if carrier == "wsgi" else None
+        self.batching = application.batching
 
 
 def release_of(
@@ -78,15 +82,13 @@ def release_of(
     path: str = "handler.py",
     max_in_flight: int = 1024,
     models: Models | None = None,
+    **handler: Any,
 ) -> Release:
+    given = {"type": "python", "path": path, "threads_per_process": threads, "config": {"greeting": "hello"}}
     spec = RealtimeAPI(
         name="tested",
-        handler=Handler(
-            type="python",
-            path=path,
-            threads_per_process=threads,
-            config={"greeting": "hello"},
-            multi_model_reloading=models,
+        handler=msgspec.structs.replace(
+            msgspec.convert(given | handler, Handler), multi_model_reloading=models
         ),
         networking=Networking(endpoint="/tested"),
         compute=Compute(),
@@ -124,13 +126,14 @@ def follow(log: JsonLog, models: str, cells: str, descriptor: str, cache_size: s
 
 
 def main() -> int:
-    folder, carrier, descriptor, threads, max_body_bytes, max_in_flight, *agent = sys.argv[1:]
+    folder, carrier, descriptor, threads, max_body_bytes, max_in_flight, handler, *agent = sys.argv[1:]
     log = JsonLog()
     release = release_of(
         Path(folder),
         threads=int(threads),
         max_in_flight=int(max_in_flight),
         models=Models(dir="/models") if agent else None,
+        **json.loads(handler),
     )
     table = follow(log, *agent) if agent else None
     try:

@@ -103,6 +103,9 @@ def stand_in_release(
     env: Mapping[str, str] | None = None,
     handler: bytes = b"class Handler: ...\n",
     models: Models | None = None,
+    processes: int = 1,
+    threads: int = 1,
+    protobuf_path: str | None = None,
 ) -> Release:
     """A release whose `config` tells the stand-in what to do; its project lies in the home's bucket.
 
@@ -111,6 +114,8 @@ def stand_in_release(
         folder: an existing one for files on the way.
         handler: source of handler.py.
         models: those it follows.
+        processes, threads: per replica and per process; each process has a port.
+        protobuf_path: makes it a gRPC API.
     """
     digest, url = upload(home, {"handler.py": handler}, folder)
     spec = RealtimeAPI(
@@ -121,6 +126,9 @@ def stand_in_release(
             config=dict(config or {}),
             env=dict(env or {}),
             multi_model_reloading=models,
+            processes_per_replica=processes,
+            threads_per_process=threads,
+            protobuf_path=protobuf_path,
         ),
         networking=Networking(endpoint=f"/{name}"),
         compute=Compute(mem=mem),

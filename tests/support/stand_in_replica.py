@@ -55,7 +55,7 @@ def main() -> None:
         (options.models / f"start-{len(list(options.models.iterdir()))}").touch()
     replica = Replica(config, log, options.models)
     signal.signal(signal.SIGTERM, replica.on_sigterm)
-    for port in (options.admin_port, options.port):
+    for port in (options.admin_port, *options.port):
         server = ThreadingHTTPServer((options.host, port), replica.handler(admin=port == options.admin_port))
         threading.Thread(target=server.serve_forever, daemon=True).start()
     log.write("INFO", f"started {options.replica}")
@@ -136,8 +136,8 @@ def _options() -> argparse.Namespace:
     for name in ("--project", "--replica", "--host", "--log-dir"):
         parser.add_argument(name, required=True)
     parser.add_argument("--models", type=Path)
-    for name in ("--port", "--admin-port"):
-        parser.add_argument(name, required=True, type=int)
+    parser.add_argument("--port", required=True, type=int, action="append")
+    parser.add_argument("--admin-port", required=True, type=int)
     return parser.parse_args()
 
 

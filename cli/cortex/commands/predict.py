@@ -56,8 +56,13 @@ def command(
         raise click.UsageError(str(error)) from error
     body = predicting.read_body(data, stdin=session.console.read_all)
     with session.operator(session.environment(env)) as client:
-        endpoint = client.api(api).endpoint
+        deployed = client.api(api)
     call = predicting.Call(
-        url=endpoint, method=method, body=body, headers=headers, query=parameters, timeout=timeout
+        url=predicting.url_of(deployed),
+        method=method,
+        body=body,
+        headers=headers,
+        query=parameters,
+        timeout=timeout,
     )
     context.exit(0 if predicting.predict(call, console=session.console, verbose=verbose) else 1)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ import msgspec
 from cortex_core import release as releases
 from cortex_core import runtime
 from cortex_core.release import Release
-from cortex_core.spec.types import models_of, source_of
+from cortex_core.spec.types import Handler, models_of, source_of
 from cortex_operator.backends.environments import Environment
 from cortex_operator.backends.ports import HOST
 from cortex_operator.processes import Process
@@ -67,9 +68,14 @@ class Slot:
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where a replica listens."""
+    """Where a replica listens.
 
-    serving: int
+    Attributes:
+        serving: one for each of its processes; one that all share in a replica that an older operator started.
+        admin: for questions about it.
+    """
+
+    serving: tuple[int, ...]
     admin: int
 
 
@@ -96,17 +102,23 @@ def command(
         project=str(prepared.project),
         replica=slot.replica,
         host=HOST,
-        port=ports.serving,
+        ports=ports.serving,
         admin_port=ports.admin,
         log_dir=str(logs),
         models=str(folder / MODELS_FOLDER) if follows_models else None,
     )
 
 
+def serving_processes(release: Release) -> int:
+    """How many processes of a replica serve, each on a port of its own."""
+    source = source_of(release.spec)
+    return source.processes_per_replica if isinstance(source, Handler) else 1
+
+
 def ports_of(process: Process) -> Ports | None:
     """The ports on a running replica's command line; None if it is not a replica's."""
-    serving, admin = (_option(process.argv, name) for name in ("--port", "--admin-port"))
-    return None if serving is None or admin is None else Ports(serving=serving, admin=admin)
+    serving, admin = (_options(process.argv, name) for name in ("--port", "--admin-port"))
+    return Ports(serving=serving, admin=admin[0]) if serving and admin else None
 
 
 def environ(inherited: Mapping[str, str], release: Release, *, prepared: Prepared) -> dict[str, str]:
@@ -160,8 +172,6 @@ def _private(name: str) -> bool:
     return name.startswith("CORTEX_") and name.endswith(("TOKEN", "SECRET", "KEY"))
 
 
-def _option(argv: Sequence[str], name: str) -> int | None:
-    try:
-        return int(argv[argv.index(name) + 1])
-    except (ValueError, IndexError):
-        return None
+def _options(argv: Sequence[str], name: str) -> tuple[int, ...]:
+    """The numbers that follow an option, as often as it is given."""
+    return tuple(int(value) for option, value in pairwise(argv) if option == name and value.isdecimal())

@@ -39,13 +39,8 @@ def _refusals(release: Release) -> Iterator[Notice]:
     handler = spec.handler
     if handler.type == "tensorflow":
         yield Notice(path="handler.type", text=f"tensorflow is {_LATER}; only python is")
-    for field, what in (
-        ("models", "loading models for the handler"),
-        ("server_side_batching", "batching on the server side"),
-        ("protobuf_path", "serving gRPC"),
-    ):
-        if getattr(handler, field) is not None:
-            yield Notice(path=f"handler.{field}", text=f"{what} is {_LATER}")
+    if handler.models is not None:
+        yield Notice(path="handler.models", text=f"loading models for the handler is {_LATER}")
 
 
 def _machine(release: Release, memory_limits: bool) -> Iterator[Notice]:

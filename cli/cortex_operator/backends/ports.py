@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 HOST = "127.0.0.1"
 
@@ -20,14 +21,16 @@ class Port:
         self._holder = holder
 
     @classmethod
-    def choose(cls) -> Port:
-        """Hold a port that was free.
+    def choose(cls, count: int) -> tuple[Port, ...]:
+        """Hold so many ports that were free.
 
         Raises:
-            OSError: there is none.
+            OSError: there are not so many; none is held.
         """
-        holder = _bound(0)
-        return cls(holder.getsockname()[1], holder)
+        with ExitStack() as undo:
+            holders = [undo.enter_context(_bound(0)) for _ in range(count)]
+            undo.pop_all()
+        return tuple(cls(holder.getsockname()[1], holder) for holder in holders)
 
     @classmethod
     def in_use(cls, number: int) -> Port:

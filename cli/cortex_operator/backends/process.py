@@ -22,8 +22,8 @@ from cortex_core.errors import CortexError
 from cortex_core.home import Home
 from cortex_core.models.layout import locations
 from cortex_core.release import Release
-from cortex_core.runtime import S3_REQUIREMENTS, SHUTDOWN_GRACE
-from cortex_core.spec.types import Dependencies, models_of, source_of
+from cortex_core.runtime import GRPC_REQUIREMENTS, S3_REQUIREMENTS, SHUTDOWN_GRACE
+from cortex_core.spec.types import Dependencies, is_grpc, models_of, source_of
 from cortex_core.storage import open_storage
 from cortex_operator import processes
 from cortex_operator.backends import launch, limitations, log_reader
@@ -335,7 +335,8 @@ def _extras(release: Release) -> tuple[str, ...]:
     """What its replicas need beside the runtime's requirements."""
     models = models_of(release.spec)
     in_s3 = models is not None and any(each.startswith("s3://") for each in locations(models))
-    return S3_REQUIREMENTS if in_s3 else ()
+    grpc = GRPC_REQUIREMENTS if is_grpc(release.spec) else ()
+    return (S3_REQUIREMENTS if in_s3 else ()) + grpc
 
 
 def _short_digest(path: Path) -> str:

@@ -41,8 +41,9 @@ class Replica:
         id: `<workload>-<slot>`, stable over restarts.
         state: pending (not started yet), initializing (started, not ready), ready, terminating,
             failed (died; the backend will try again after a delay), killed_oom (died by the memory limit).
-        host, port: where the gateway reaches it; kept over restarts, so that a connection attempt made while
-            it restarts can simply be repeated. None while there is no address.
+        host, ports: where the gateway reaches it, usually a port for each of its processes; kept over restarts, so
+            that a connection attempt made while it restarts can simply be repeated. None, and none, while there
+            is no address.
         restarts: how often it died; each time it is started again after a delay.
         failure: why it last died, one line, or None. Kept while it is restarted, cleared when it is ready; one
             that is ready says here for some minutes that a part of it was killed by the memory limit.
@@ -58,7 +59,7 @@ class Replica:
     release_id: str
     state: ReplicaState
     host: str | None = None
-    port: int | None = None
+    ports: tuple[int, ...] = ()
     admin_port: int | None = None
     pid: int | None = None
     restarts: int = 0

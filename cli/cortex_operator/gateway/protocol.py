@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from cortex_core.errors import CortexError
 from cortex_core.operator_api import NetworkStats
@@ -12,7 +12,7 @@ from cortex_core.operator_api import NetworkStats
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Upstream:
-    """Where one replica listens.
+    """Where a replica listens, or one of its processes.
 
     Attributes:
         host: an IP address; names are not resolved.
@@ -32,17 +32,25 @@ class Route:
 
     Attributes:
         api: its name; unique.
-        endpoint: path, e.g. "/iris"; matches with and without a trailing slash, nothing below it.
+        endpoint: path, e.g. "/iris"; matches with and without a trailing slash, nothing below it. Of a gRPC API
+            "/<package>.<Service>", and what is below it are the methods.
         upstreams: its replicas; empty means 503 "no replica is ready". One that is restarting on its port
             stays in: what cannot be connected to is tried elsewhere, and again for about 4 s.
         max_concurrency: requests in flight beyond which the gateway answers 503 with Retry-After,
             over all replicas together.
+        at_a_time: requests that each upstream works on at a time; the gateway has so many connections ready.
+        protocol: what the replicas speak.
+        timeout: seconds that a request may take, or a call of a gRPC API with all its messages. None: for HTTP
+            `cortex_core.runtime.REQUEST_TIMEOUT`, for gRPC as long as the client wants.
     """
 
     api: str
     endpoint: str
     upstreams: tuple[Upstream, ...]
     max_concurrency: int
+    at_a_time: int = 1
+    protocol: Literal["http", "grpc"] = "http"
+    timeout: float | None = None
 
 
 class GatewayFailed(CortexError):

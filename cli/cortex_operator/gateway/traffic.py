@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from cortex_core.operator_api import NetworkStats
 
+_CALLERS_FAULT = frozenset({1, 3, 5, 6, 7, 8, 9, 10, 11, 16})
+"""Statuses of gRPC that are 4xx in HTTP: cancelled, invalid, not found, … (google.rpc.Code has the table)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
@@ -35,14 +38,31 @@ class Traffic:
             milliseconds=self.milliseconds + other.milliseconds,
         )
 
+    @property
+    def answers(self) -> int:
+        return sum(self.classes.values())
+
     def stats(self) -> NetworkStats:
         return NetworkStats(
             latency=self.milliseconds / self.timed if self.timed else None,
             code_2xx=self.classes.get(2, 0),
             code_4xx=self.classes.get(4, 0),
             code_5xx=self.classes.get(5, 0),
-            total=sum(self.classes.values()),
+            total=self.answers,
         )
+
+
+def in_classes(statuses: Mapping[int, int]) -> dict[int, int]:
+    """Answers of gRPC by the class of the HTTP status that says the same.
+
+    Args:
+        statuses: how many by status code.
+    """
+    classes: dict[int, int] = {}
+    for status, count in statuses.items():
+        number = 2 if status == 0 else 4 if status in _CALLERS_FAULT else 5
+        classes[number] = classes.get(number, 0) + count
+    return classes
 
 
 class TrafficLog:
@@ -53,7 +73,10 @@ class TrafficLog:
         self._current: dict[str, Traffic] = {}
 
     def observe(self, current: Mapping[str, Traffic]) -> None:
-        """Remember what the running Envoy says."""
+        """Remember what the running Envoy says; it begins anew with an API whose cluster has changed."""
+        for name, before in self._current.items():
+            if current.get(name, Traffic()).answers < before.answers:
+                self._ended[name] = self._total(name)
         self._current = dict(current)
 
     def restarted(self) -> None:

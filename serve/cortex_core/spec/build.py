@@ -83,17 +83,23 @@ def _source(section: dict[str, Any]) -> dict[str, Any]:
 
 def _handler(entry: dict[str, Any], folder: Path | None) -> Handler:
     section = entry["handler"]
-    batching = section.get("server_side_batching")
     sections: dict[str, Any] = {
         "models": models(section.get("models"), folder),
         "multi_model_reloading": models(section.get("multi_model_reloading"), folder),
-        "server_side_batching": batching
-        and ServerSideBatching(
-            max_batch_size=batching["max_batch_size"],
-            batch_interval=parse_duration(batching["batch_interval"]),
-        ),
+        "server_side_batching": _batching(section.get("server_side_batching")),
     }
+    if "request_timeout" in section:
+        sections["request_timeout"] = parse_duration(section["request_timeout"])
     return msgspec.convert(_source(section) | sections, Handler)
+
+
+def _batching(section: dict[str, Any] | None) -> ServerSideBatching | None:
+    if section is None:
+        return None
+    durations = {
+        key: parse_duration(section[key]) for key in ("batch_interval", "target_latency") if key in section
+    }
+    return ServerSideBatching(max_batch_size=section["max_batch_size"], **durations)
 
 
 def models(section: dict[str, Any] | None, folder: Path | None) -> Models | None:

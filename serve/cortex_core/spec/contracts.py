@@ -125,6 +125,26 @@ def missing_method(where: str, method: Method) -> str:
     return f"{where}: the method {method.name!r} is missing; define `def {method.name}({takes})`"
 
 
+def missing_rpc(where: str, rpc: str, contract: Contract, own: Collection[str]) -> str:
+    """What is said of a class without the method of an RPC.
+
+    Args:
+        where: the class.
+        own: names of the methods it does define.
+    """
+    typed = {name.replace("_", "").lower(): name for name in own if not name.startswith("_")}
+    meant = typed.get(rpc.replace("_", "").lower())
+    close = [meant] if meant else difflib.get_close_matches(rpc, typed.values(), n=1)
+    advice = f"did you mean {rpc!r} by {close[0]!r}?" if close else f"define `{_rpc_example(rpc, contract)}`"
+    return (
+        f"{where}: the method {rpc!r} is missing, which the service in the protobuf file declares; {advice}"
+    )
+
+
+def _rpc_example(rpc: str, contract: Contract) -> str:
+    return f"def {rpc}({', '.join(('self', *(contract.rpc or ())))})"
+
+
 def missing_argument(where: str, name: str, method: Method, signature: str, contract: Contract) -> str:
     """What is said of an argument that a method must declare.
 

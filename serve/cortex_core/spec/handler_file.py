@@ -1,4 +1,4 @@
-"""H-01 to H-05: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
+"""H-01 to H-05, H-07: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
 
 The source is parsed, never run. What a statement only does when it runs (a base class, a decorator, an import)
 is not guessed at, so a handler that works is never refused; the runtime looks at the class itself.
@@ -17,6 +17,7 @@ from cortex_core.spec.contracts import (
     Method,
     missing_argument,
     missing_method,
+    missing_rpc,
     must_not_be_async,
     none_of,
     unsupported,
@@ -31,7 +32,14 @@ _DYNAMIC = frozenset({"__getattr__", "exec", "globals", "locals", "modules", "se
 """Names by which a module can get a class that no statement of it defines."""
 
 
-def problems(source: bytes, file: str, *, class_name: str, contract: Contract | None) -> tuple[str, ...]:
+def problems(
+    source: bytes,
+    file: str,
+    *,
+    class_name: str,
+    contract: Contract | None,
+    rpcs: tuple[str, ...] = (),
+) -> tuple[str, ...]:
     """What is wrong in a handler's file.
 
     Args:
@@ -39,22 +47,25 @@ def problems(source: bytes, file: str, *, class_name: str, contract: Contract | 
         file: its name, for messages.
         class_name: the class it must have.
         contract: what the class must look like; None leaves that out.
+        rpcs: names of the gRPC service's methods.
 
     Returns:
         One sentence for each problem.
     """
     if len(source) > LARGEST_FILE:
         return ()
-    return _problems(source, file, class_name, contract)
+    return _problems(source, file, class_name, contract, rpcs)
 
 
 @lru_cache(MOST_REMEMBERED)  # the APIs of a file often share one handler
-def _problems(source: bytes, file: str, class_name: str, contract: Contract | None) -> tuple[str, ...]:
+def _problems(
+    source: bytes, file: str, class_name: str, contract: Contract | None, rpcs: tuple[str, ...]
+) -> tuple[str, ...]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the user's code; they see them when it runs
             module = ast.parse(source, filename=file)
-        return tuple(_class_problems(module, file, class_name, contract))
+        return tuple(_class_problems(module, file, class_name, contract, rpcs))
     except SyntaxError as error:
         where = f"{file}:{error.lineno}" if error.lineno else file
         line = (error.text or "").strip()
@@ -66,7 +77,7 @@ def _problems(source: bytes, file: str, class_name: str, contract: Contract | No
 
 
 def _class_problems(
-    module: ast.Module, file: str, class_name: str, contract: Contract | None
+    module: ast.Module, file: str, class_name: str, contract: Contract | None, rpcs: tuple[str, ...]
 ) -> Iterator[str]:
     bound = [name for node in _executed(module.body) for name in _bound(node)]
     if class_name not in bound:
@@ -89,12 +100,30 @@ def _class_problems(
     if contract.one_of and not _may_have_verb(module):
         own_methods = [name for name in methods if not name.startswith("_")]
         yield f"{file}:{definition.lineno}: {none_of(class_name, contract.one_of, own_methods)}"
-    for method in (contract.constructor, *contract.methods, *contract.one_of):
+    yield from _rpc_problems(module, definition, contract, rpcs, f"{file}:{definition.lineno}: {class_name}")
+    by_rpc = [Method(name=rpc, may_take=contract.rpc or ()) for rpc in rpcs]
+    for method in (contract.constructor, *contract.methods, *contract.one_of, *by_rpc):
         if method.name in methods:
             yield from _argument_problems(methods[method.name], method, file, class_name)
     if contract.reloads_models:
         where = f"{file}:{definition.lineno}: {class_name}"
         yield from _loading_problems(module, definition, contract, file, where)
+
+
+def _rpc_problems(
+    module: ast.Module, definition: ast.ClassDef, contract: Contract, rpcs: tuple[str, ...], where: str
+) -> Iterator[str]:
+    """H-07: a method for each RPC."""
+    words = _words(module)
+    bound = {name for node in _executed(definition.body) for name in _bound(node)}
+    texts = {
+        node.value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    for rpc in rpcs:
+        if rpc not in bound and not (_DYNAMIC | {rpc}) & (words | texts):
+            yield missing_rpc(where, rpc, contract, list(_methods(definition)))
 
 
 def _loading_problems(

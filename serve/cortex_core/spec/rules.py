@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Collection, Iterator
 from heapq import nsmallest
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cortex_core.spec import handler_file, proto, schema
 from cortex_core.spec.contracts import CONTRACTS, Contract, with_models
@@ -17,6 +17,9 @@ from cortex_core.spec.endpoint import canonical
 from cortex_core.spec.problems import Finding, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
 from cortex_core.spec.view import View
+
+if TYPE_CHECKING:
+    from cortex_core.spec.proto_compiler import Compiled
 
 SECOND = 10**9
 LONGEST_DURATION = 2**63 - 1
@@ -99,17 +102,31 @@ def cache_sizes(api: View) -> Iterator[Finding]:
 
 
 def caching_processes(api: View) -> Iterator[Finding]:
-    """S-09: model caching has one process."""
-    sizes = [f"{section}.{key}" for section in MODEL_SECTIONS for key in ("cache_size", "disk_cache_size")]
-    if any(api.has(size) for size in sizes) and api.is_sound(*sizes):
-        processes = api.values("handler.processes_per_replica")
-        if processes is not None and processes[0] > 1:
-            message = f"must be 1 with model caching (cache_size, disk_cache_size), got {processes[0]}"
-            yield api.finding("handler.processes_per_replica", message)
+    """S-09: what all processes may hold fits on the disk they share; the cache of a model server is for one."""
+    processes_path = "handler.processes_per_replica"
+    values = api.values(processes_path)
+    if values is None or values[0] == 1:
+        return
+    [processes] = values
+    for section in MODEL_SECTIONS:
+        memory, disk = f"{section}.cache_size", f"{section}.disk_cache_size"
+        if not (api.has(memory) and api.has(disk)) or not api.is_sound(memory, disk):
+            continue
+        held = api.get(memory) * processes
+        if section == "handler.models":
+            message = f"must be 1 with model caching (cache_size, disk_cache_size), got {processes}"
+            yield api.finding(processes_path, message)
+        elif api.get(memory) <= api.get(disk) < held:
+            product = f"{api.get(memory)} × {processes} = {held}"
+            message = (
+                f"cache_size × processes_per_replica ({product}) cannot be greater than "
+                f"disk_cache_size ({api.get(disk)})"
+            )
+            yield api.finding(memory, message)
 
 
 def batch_size(api: View) -> Iterator[Finding]:
-    """S-10, S-11, S-12: requests that wait for a batch each hold a thread."""
+    """S-11, S-12: with tensorflow, a request that waits for a batch holds a thread; larger ones could not fill."""
     size_path = "handler.server_side_batching.max_batch_size"
     values = api.values(
         "handler.type",
@@ -121,10 +138,7 @@ def batch_size(api: View) -> Iterator[Finding]:
     if values is None or values[1] is None:
         return
     kind, size, processes, threads, inf = values
-    if kind == "python" and threads != size:
-        message = f"max_batch_size ({size}) must be equal to threads_per_process ({threads}) for type python"
-        yield api.finding(size_path, message)
-    elif kind == "tensorflow" and not inf and size > processes * threads:
+    if kind == "tensorflow" and not inf and size > processes * threads:
         most = (
             f"processes_per_replica × threads_per_process ({processes} × {threads} = {processes * threads})"
         )
@@ -135,6 +149,15 @@ def batch_size(api: View) -> Iterator[Finding]:
             f"max_batch_size ({size}) cannot be greater than threads_per_process ({threads}) with Inferentia"
         )
         yield api.finding(size_path, message)
+
+
+def batch_timing(api: View) -> Iterator[Finding]:
+    """S-38: batches leave after an interval, or in time for a target."""
+    section = "handler.server_side_batching"
+    interval, target = f"{section}.batch_interval", f"{section}.target_latency"
+    if api.is_sound("handler.type", interval, target) and api.has(interval) and api.has(target):
+        message = "'batch_interval' and 'target_latency' conflict; keep one of them"
+        yield api.finding(section, message, at_key=True)
 
 
 def grpc_without_batching(api: View) -> Iterator[Finding]:
@@ -166,7 +189,9 @@ _LEAST_DURATIONS = {
     "autoscaling.window": 10 * SECOND,
     "autoscaling.downscale_stabilization_period": 0,
     "autoscaling.upscale_stabilization_period": 0,
+    "handler.request_timeout": SECOND,
     "handler.server_side_batching.batch_interval": 1,
+    "handler.server_side_batching.target_latency": 1,
     "handler.models.load_timeout": SECOND,
     "handler.multi_model_reloading.load_timeout": SECOND,
 }
@@ -293,7 +318,7 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
 
 
 def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """H-01 to H-05: the file of a handler can be parsed, and has the class that is needed."""
+    """H-01 to H-05, H-07: the file of a handler can be parsed, and has the class that is needed."""
     for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
         if not api.is_sound("kind", path) or not api.has(path):
             continue
@@ -306,7 +331,10 @@ def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
             yield api.finding(path, f"cannot be read: {error.strerror or error}")
             continue
         contract = _contract(api) if class_name == "Handler" else CONTRACTS["TaskAPI", "python", None]
-        for problem in handler_file.problems(source, file, class_name=class_name, contract=contract):
+        rpcs = _rpcs(api, project) if contract is not None and contract.rpc is not None else ()
+        for problem in handler_file.problems(
+            source, file, class_name=class_name, contract=contract, rpcs=rpcs
+        ):
             yield api.finding(path, problem)
 
 
@@ -351,7 +379,7 @@ def normalized_python_path(text: str) -> str:
 
 
 def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """S-14, S-16, S-17: one service, in the package named like the API, at the only endpoint."""
+    """S-14, S-16, S-17, H-06: one service, in the package named like the API, at the only endpoint; it compiles."""
     path = "handler.protobuf_path"
     if not api.is_sound(path) or not api.has(path):
         return
@@ -367,6 +395,33 @@ def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
     yield from _service_count(api, path, found)
     yield from _package(api, path, found)
     yield from _grpc_endpoint(api, found)
+    compiled = _compiled(api.get(path), project)
+    for problem in compiled.problems if compiled is not None else ():
+        yield api.finding(path, problem)
+
+
+def _rpcs(api: View, project: ProjectFiles) -> tuple[str, ...]:
+    """The names of an API's RPCs; none where `grpc_service` has something to say about the file."""
+    path = api.get("handler.protobuf_path")
+    compiled = _compiled(path, project) if path in project.files else None
+    services = list(compiled.services.values()) if compiled is not None else []
+    return tuple(rpc.name for rpc in services[0]) if len(services) == 1 else ()
+
+
+def _compiled(path: str, project: ProjectFiles) -> Compiled | None:
+    """None if it cannot be known."""
+    from cortex_core.spec.proto_compiler import Compiled, compiled, is_installed
+
+    if not is_installed():
+        return None
+
+    def read(name: str) -> bytes | None:
+        return project.read(name) if name in project.files else None
+
+    try:
+        return compiled(path, proto.closure(path, read))
+    except OSError as error:
+        return Compiled(problems=(f"cannot be compiled: {error.strerror or error}",))
 
 
 def grpc_endpoint(name: str, source: bytes) -> str:
@@ -428,6 +483,7 @@ _RULES = (
     cache_sizes,
     caching_processes,
     batch_size,
+    batch_timing,
     grpc_without_batching,
     durations,
     least_compute,

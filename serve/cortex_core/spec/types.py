@@ -205,6 +205,11 @@ def source_of(api: Api) -> Definition | None:
     return api.definition if isinstance(api, TaskAPI) else api.handler
 
 
+def is_grpc(api: Api) -> bool:
+    """Whether an API is called over gRPC."""
+    return isinstance(api, RealtimeAPI) and api.handler.protobuf_path is not None
+
+
 def models_of(api: Api) -> Models | None:
     """Where the models of an API are, whichever section says so; None for an API without."""
     source = source_of(api)

@@ -23,6 +23,7 @@ from cortex_core.models.errors import ModelError, ModelUnavailable
 from cortex_core.models.wording import clipped
 from cortex_serve import tracebacks
 from cortex_serve.models.disposal import free_memory
+from cortex_serve.models.turns import ShortTurns
 
 AT_A_TIME = 4
 
@@ -87,6 +88,7 @@ class Loader:
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
         self._mine = threading.local()
+        self._short_turns = ShortTurns()
 
     def submit(self, work: Work, *, urgent: bool) -> None:
         """Load it soon; what a request waits for before what it does not."""
@@ -178,7 +180,8 @@ class Loader:
         model: Any = None
         failure: Failure | None = None
         try:
-            model = job.work.call()
+            with self._short_turns:
+                model = job.work.call()
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             failure = failure_of(error)
         watch.cancel()

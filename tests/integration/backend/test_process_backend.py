@@ -19,13 +19,17 @@ from typing import Any
 import httpx
 import pytest
 from support.fake_clock import FakeClock
+from support.installation import free_ports
 from support.stand_in import StandInEnvironments, environ, stand_in_release
 
 from cortex_core.home import Home
 from cortex_core.release import Release
-from cortex_core.runtime import S3_REQUIREMENTS
+from cortex_core.runtime import GRPC_REQUIREMENTS, S3_REQUIREMENTS
 from cortex_core.spec.types import Models
 from cortex_operator import processes
+from cortex_operator.backends import launch
+from cortex_operator.backends.environments import Environment
+from cortex_operator.backends.launch import Ports, Prepared, Slot
 from cortex_operator.backends.memory_groups import MemoryGroup, MemoryGroups
 from cortex_operator.backends.process import RETURN_SECONDS, ProcessBackend
 from cortex_operator.backends.protocol import LogQuery, PreparationFailed, Replica, Workload
@@ -86,7 +90,7 @@ class Bench:
 
     async def ask(self, replica: Replica, path: str) -> Any:
         async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-            return (await client.get(f"http://{replica.host}:{replica.port}{path}")).json()
+            return (await client.get(f"http://{replica.host}:{replica.ports[0]}{path}")).json()
 
     async def tell(self, replica: Replica, path: str) -> None:
         """Ask for something that ends the replica before it answers."""
@@ -144,7 +148,7 @@ def test_a_killed_replica_is_back_at_once_on_its_port(play: Play) -> None:
         again, same = await bench.until(lambda all_: all_[0].restarts == 1 and all_[0].state == "ready")
 
         assert time.monotonic() - killed_at < 3
-        assert (again.port, again.admin_port) == (first.port, first.admin_port)
+        assert (again.ports, again.admin_port) == (first.ports, first.admin_port)
         assert again.pid != first.pid
         assert again.failure is None
         assert same == second
@@ -334,6 +338,15 @@ def test_models_in_s3_need_more_in_their_environment(
     play(act)
 
 
+def test_serving_grpc_needs_more_in_its_environment(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        await bench.backend.prepare(bench.release(protobuf_path="iris.proto"), lambda _: None)
+
+        assert bench.environments.extras == GRPC_REQUIREMENTS
+
+    play(act)
+
+
 def test_the_environment_of_a_replica(play: Play) -> None:
     async def act(bench: Bench) -> None:
         (replica,) = await bench.run_ready(env={"COLOR": "blue", "SHAPE": "$(touch /tmp/no) 'round'\n"})
@@ -464,9 +477,55 @@ def test_a_new_operator_adopts_what_a_killed_one_ran(play: Play) -> None:
 
         kill(first)
         again, _ = await bench.until(lambda all_: all_[0].restarts == 1 and all_[0].state == "ready")
-        assert again.port == first.port
+        assert again.ports == first.ports
         await bench.backend.remove("iris-a")
         assert bench.living() == []
+
+    play(act)
+
+
+def test_each_process_of_a_replica_has_a_port_that_it_keeps(play: Play) -> None:
+    async def act(bench: Bench) -> None:
+        (replica,) = await bench.run_ready(processes=3)
+        assert len({*replica.ports, replica.admin_port}) == 4
+        assert [await bench.ask(replica, "/") for _ in replica.ports] == [{}] * 3
+        kill(replica)
+
+        assert (await bench.restarted()).ports == replica.ports
+
+    play(act)
+
+
+def test_processes_that_share_a_port_are_adopted_and_get_their_own_when_started_again(play: Play) -> None:
+    """So an earlier version started them."""
+
+    async def act(bench: Bench) -> None:
+        release = bench.release(processes=2)
+        slot = Slot(workload="iris-a", number=0)
+        folder, logs = bench.home.replicas / slot.replica, bench.home.logs / "iris"
+        launch.write_release(folder, release)
+        logs.mkdir(parents=True)
+        project = bench.folder / "project"
+        project.mkdir()
+        environment = Environment(python=bench.environments.python, digest=None, environ={})
+        serving, admin = free_ports(2)
+        ports = Ports(serving=(serving,), admin=admin)
+        prepared = Prepared(project=project, environment=environment)
+        processes.spawn(
+            launch.command(slot, release, ports, prepared=prepared, folder=folder, logs=logs),
+            marker=slot.marker,
+            home=bench.home.root,
+            environ=environ(),
+        )
+        await bench.backend.close()
+        bench.backend = bench.new_backend()
+        await bench.backend.open()
+        (adopted,) = await bench.all_ready(1)
+        assert (adopted.ports, adopted.admin_port) == (ports.serving, ports.admin)
+
+        kill(adopted)
+
+        assert len((await bench.restarted()).ports) == 2
 
     play(act)
 

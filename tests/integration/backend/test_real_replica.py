@@ -67,7 +67,7 @@ def play(folder: Path, act: Callable[[Home, ProcessBackend], Awaitable[None]]) -
 
 async def greet(replica: Replica) -> dict[str, object]:
     async with httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.post(f"http://{replica.host}:{replica.port}/", json={"name": "you"})
+        answer = await client.post(f"http://{replica.host}:{replica.ports[0]}/", json={"name": "you"})
         answer.raise_for_status()
         body: dict[str, object] = answer.json()
         return body
@@ -88,7 +88,7 @@ def test_served_killed_served_again_and_logged(tmp_path: Path) -> None:
         killed_at = time.monotonic()
         again, _ = await until(backend, lambda all_: all_[0].restarts == 1 and all_ready(all_))
         assert time.monotonic() - killed_at < 5
-        assert again.port == first.port
+        assert again.ports == first.ports
         assert (await greet(again))["said"] == "hi you"
         assert workers
         assert not workers & {process.pid for process in processes.members(home.root)}

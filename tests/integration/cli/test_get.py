@@ -22,6 +22,10 @@ from cortex_core.operator_api import (
     Status,
 )
 
+GRPC = (
+    "- {name: hello, kind: RealtimeAPI, networking: {endpoint: /hello.Greeter},"
+    " handler: {type: python, path: handler.py, protobuf_path: hello.proto}}"
+)
 HELLO = "- {name: hello, kind: RealtimeAPI, handler: {type: python, path: handler.py}}"
 SPLITTER = """\
 - name: split
@@ -96,6 +100,15 @@ def test_one_api(cortex: Installation, operator: FakeOperator) -> None:
         "\n"
         "api id             last deployed         age    by       state\n"
         "1111111111111111   DATE   4d2h   deploy   live    current\n"
+    )
+
+
+def test_a_grpc_api_is_reached_at_a_host_and_port(cortex: Installation, operator: FakeOperator) -> None:
+    operator.deployed(GRPC)
+    address = operator.endpoint.removeprefix("http://")
+    assert (
+        f"\nendpoint: {address} (gRPC without TLS, service hello.Greeter)\n"
+        in cortex.run("get", "hello").stdout
     )
 
 

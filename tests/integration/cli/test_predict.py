@@ -9,6 +9,10 @@ import pytest
 from support.fake_operator import FakeOperator
 from support.installation import BIN, Installation
 
+GRPC = (
+    "- {name: hello, kind: RealtimeAPI, networking: {endpoint: /hello.Greeter},"
+    " handler: {type: python, path: handler.py, protobuf_path: hello.proto}}"
+)
 HELLO = "- {name: hello, kind: RealtimeAPI, handler: {type: python, path: handler.py}}"
 
 
@@ -74,6 +78,17 @@ def test_other_status_is_exit_code_1_with_the_body_on_stderr(
 def test_verbose(cortex: Installation) -> None:
     done = cortex.run("predict", "hello", "1", "-v")
     assert (done.stdout, done.stderr.splitlines()[0][:13]) == ("1", "200 OK after ")
+
+
+def test_a_grpc_api_takes_another_client(cortex: Installation, operator: FakeOperator) -> None:
+    operator.deployed(GRPC)
+    address = operator.endpoint.removeprefix("http://")
+    done = cortex.run("predict", "hello", "1", expect=1)
+    assert done.stderr == (
+        "error: 'hello' is a gRPC API, and this command speaks HTTP\n"
+        f"hint: call it with a gRPC client at {address} (gRPC without TLS, service hello.Greeter)\n"
+    )
+    assert operator.calls == []
 
 
 def test_mistakes(cortex: Installation) -> None:

@@ -37,9 +37,9 @@ class Site:
         self.run(self.gateway.open())
         return self
 
-    def serve(self, *upstreams: Upstream, max_concurrency: int = 1000) -> None:
+    def serve(self, *upstreams: Upstream, max_concurrency: int = 1000, timeout: float | None = None) -> None:
         """Route /iris to these replicas."""
-        self.run(self.gateway.apply([iris(*upstreams, max_concurrency=max_concurrency)]))
+        self.run(self.gateway.apply([iris(*upstreams, max_concurrency=max_concurrency, timeout=timeout)]))
 
     def replace_operator(self) -> None:
         """Drop the gateway object, as a dead operator does, and make a new one."""
@@ -55,8 +55,14 @@ class Site:
             self._loop.close()
 
 
-def iris(*upstreams: Upstream, max_concurrency: int = 1000) -> Route:
-    return Route(api="iris", endpoint="/iris", upstreams=upstreams, max_concurrency=max_concurrency)
+def iris(*upstreams: Upstream, max_concurrency: int = 1000, timeout: float | None = None) -> Route:
+    return Route(
+        api="iris",
+        endpoint="/iris",
+        upstreams=upstreams,
+        max_concurrency=max_concurrency,
+        timeout=timeout,
+    )
 
 
 @pytest.fixture

@@ -257,6 +257,33 @@ def test_more_requests_than_allowed_are_told_to_come_back(site: Any, double: Rep
     assert ask(site).status == 200
 
 
+def test_an_answer_that_takes_too_long_is_not_waited_for(site: Any, double: ReplicaDouble) -> None:
+    site.serve(Upstream(host="127.0.0.1", port=double.port), timeout=0.5)
+    started = time.monotonic()
+    answer = ask(site, "/iris?seconds=5")
+    assert 0.5 <= time.monotonic() - started < 2
+    assert answer.status == 504
+    assert answer.json["code"] == "timeout"
+    assert answer.json["message"] == "'iris' did not answer within 0.5 s"
+    assert ask(site, "/iris?seconds=0.1").status == 200
+
+
+def test_a_replica_is_told_when_its_time_began(site: Any, double: ReplicaDouble) -> None:
+    """Not before the whole request was here: a slow sender takes nothing of it."""
+    assert "x-request-start" not in ask(site, x__request__start="1").json["headers"]
+    site.serve(Upstream(host="127.0.0.1", port=double.port), timeout=5)
+    with socket.create_connection(("127.0.0.1", site.home.gateway_port), timeout=15) as connection:
+        head = "POST /iris HTTP/1.1\r\nhost: x\r\nx-request-start: 1\r\ncontent-length: 4\r\n\r\n"
+        connection.sendall(head.encode())
+        time.sleep(0.3)
+        before = time.time()
+        connection.sendall(b"rest")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        told = json.loads(response.read())["headers"]["x-request-start"]
+    assert before - 0.002 <= float(told) <= time.time()
+
+
 def test_a_body_up_to_the_limit_arrives(site: Any, double: ReplicaDouble) -> None:
     answer = ask(site, method="POST", body=b"x" * MAX_BODY)
     assert answer.status == 200

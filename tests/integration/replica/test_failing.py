@@ -83,7 +83,7 @@ def test_an_unreadable_dotenv_ends_the_replica(start: Start) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_the_others_notice_nothing(start: Start) -> None:
-    replica = start(PID, processes=2)
+    replica = start(PID, processes=2, share=True)
     victim, survivor = replica.worker_pids()
     connections = {pid: _connected_to(replica, pid) for pid in (victim, survivor)}
     with connections[victim], connections[survivor]:
@@ -122,14 +122,17 @@ def test_connections_wait_for_the_only_worker(start: Start) -> None:
     assert int(body) != victim
 
 
-def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start) -> None:
+@pytest.mark.parametrize("share", [False, True], ids=["own ports", "one port"])
+def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start, share: bool) -> None:
     """Clients with kept-alive connections try again on a new one when theirs was cut."""
-    replica = start(PID, processes=2)
+    replica = start(PID, processes=2, share=share)
+    supervisor = psutil.Process(replica.process.pid)
+    descriptors = supervisor.num_fds()
     lost, answered, failures = [0] * 4, [0] * 4, []
     done = threading.Event()
 
     def ask_again_and_again(number: int) -> None:
-        connection = replica.connect()
+        connection = _connected(replica)
         while not done.is_set():
             try:
                 _ask(connection)
@@ -137,7 +140,7 @@ def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start) -> Non
             except ConnectionError:
                 lost[number] += 1
                 connection.close()
-                connection = replica.connect()
+                connection = _connected(replica)
             except Exception as error:
                 failures.append(error)
                 raise
@@ -160,6 +163,7 @@ def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start) -> Non
     assert sum(answered) > 100
     counted = replica.metric("cortex_status_code_total")
     assert counted <= sum(answered) + sum(lost)
+    until(lambda: supervisor.num_fds() == descriptors)
 
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_later(start: Start) -> None:
@@ -210,6 +214,19 @@ def test_counters_never_go_back(start: Start) -> None:
 def _reasons(replica: RunningReplica) -> list[str]:
     reasons: list[str] = json.loads(replica.admin("/readyz")[1])["reasons"]
     return reasons
+
+
+def _connected(replica: RunningReplica) -> socket.socket:
+    """A connection to a worker that does not refuse it, as a gateway makes one."""
+
+    def attempt() -> socket.socket | None:
+        try:
+            return replica.connect()
+        except ConnectionRefusedError:
+            return None
+
+    connection: socket.socket = until(attempt)
+    return connection
 
 
 def _connected_to(replica: RunningReplica, pid: int) -> socket.socket:

@@ -64,9 +64,11 @@ def test_constructors_run_one_at_a_time(start: Start) -> None:
 
 
 @pytest.mark.parametrize("answer", ["return", "yield"])
-@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize(
+    ("processes", "share"), [(1, False), (3, False), (3, True)], ids=["one", "own ports", "one port"]
+)
 def test_with_one_thread_the_constructor_and_all_requests_share_it(
-    start: Start, processes: int, answer: str
+    start: Start, processes: int, share: bool, answer: str
 ) -> None:
     source = f"""
         import os, sqlite3
@@ -79,7 +81,7 @@ def test_with_one_thread_the_constructor_and_all_requests_share_it(
                 self.connection.execute("select 1")
                 {answer} str(os.getpid())
     """
-    replica = start(source, processes=processes)
+    replica = start(source, processes=processes, share=share)
     answers = [replica.request("GET") for _ in range(12)]
     assert {status for status, _ in answers} == {200}
     assert {int(pid) for _, pid in answers} <= set(replica.worker_pids())
@@ -121,7 +123,8 @@ def test_modules_are_imported_by_all_workers_at_the_same_time(start: Start) -> N
     assert len(start(source, processes=2).worker_pids()) == 2
 
 
-def test_workers_share_the_load(start: Start) -> None:
+@pytest.mark.parametrize("share", [False, True], ids=["own ports", "one port"])
+def test_workers_share_the_load(start: Start, share: bool) -> None:
     source = """
         import os, time
 
@@ -133,7 +136,7 @@ def test_workers_share_the_load(start: Start) -> None:
                 time.sleep(0.05)
                 return str(os.getpid())
     """
-    replica = start(source, processes=2)
+    replica = start(source, processes=2, share=share)
     connections = [replica.connect() for _ in range(16)]
     for connection in connections:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -230,7 +233,7 @@ def test_a_port_in_use_is_said(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NeverStarted, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-            start(ECHO, options=["--port", str(port)])
+            start(ECHO, worker_ports=[port])
 
 
 def test_variables_of_spec_and_dotenv_reach_the_handler(start: Start) -> None:

@@ -80,8 +80,13 @@ def start(
     max_in_flight: int = 1024,
     agent: RemoteAgent | None = None,
     cache_size: int = 0,
+    **handler: Any,
 ) -> Served:
-    """Serve a project of one module, with models if there is an agent for them."""
+    """Serve a project of one module, with models if there is an agent for them.
+
+    Args:
+        handler: more keys of the API file's section, as `Handler` has them.
+    """
     project = folder / "project"
     project.mkdir(exist_ok=True)
     (project / "handler.py").write_text(textwrap.dedent(source))
@@ -89,7 +94,7 @@ def start(
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         address = listener.getsockname()
         numbers = (listener.fileno(), threads, max_body_bytes, max_in_flight)
-        arguments = (str(project), carrier, *map(str, numbers))
+        arguments = (str(project), carrier, *map(str, numbers), json.dumps(handler))
         inherited: tuple[int, ...] = (listener.fileno(),)
         if agent is not None:
             arguments += (str(agent.folder), *map(str, agent.descriptors), str(cache_size))

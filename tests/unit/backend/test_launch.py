@@ -23,10 +23,16 @@ from cortex_operator.backends.launch import Ports, Prepared, Slot
 from cortex_operator.processes import Process
 
 
-def release(env: dict[str, str] | None = None, models: Models | None = None) -> Release:
+def release(env: dict[str, str] | None = None, models: Models | None = None, processes: int = 1) -> Release:
     spec = RealtimeAPI(
         name="iris",
-        handler=Handler(type="python", path="handler.py", env=env or {}, multi_model_reloading=models),
+        handler=Handler(
+            type="python",
+            path="handler.py",
+            env=env or {},
+            multi_model_reloading=models,
+            processes_per_replica=processes,
+        ),
         networking=Networking(endpoint="/iris"),
         compute=Compute(),
         autoscaling=Autoscaling(target_replica_concurrency=1.0),
@@ -45,11 +51,11 @@ def prepared(digest: str | None, environ: dict[str, str]) -> Prepared:
 SLOT = Slot(workload="iris-a:b", number=12)
 
 
-def command_of(release: Release) -> list[str]:
+def command_of(release: Release, ports: tuple[int, ...] = (1,)) -> list[str]:
     return launch.command(
         SLOT,
         release,
-        Ports(serving=1, admin=2),
+        Ports(serving=ports, admin=2),
         prepared=prepared("d", {}),
         folder=Path("/h/replicas/iris-a:b-12"),
         logs=Path("/h/logs/iris"),
@@ -71,6 +77,14 @@ def test_a_replica_with_models_has_a_folder_for_them() -> None:
     assert with_models == [*command_of(release()), "--models", "/h/replicas/iris-a:b-12/models"]
 
 
+def test_each_process_has_a_port() -> None:
+    assert launch.serving_processes(release(processes=3)) == 3
+
+    command = command_of(release(processes=3), (1, 5, 7))
+
+    assert [command[at + 1] for at, word in enumerate(command) if word == "--port"] == ["1", "5", "7"]
+
+
 def test_a_slot_is_read_back_from_its_marker() -> None:
     assert Slot.of(SLOT.marker) == SLOT
     assert SLOT.replica == "iris-a:b-12"
@@ -86,7 +100,8 @@ def test_other_markers_belong_to_no_slot(marker: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "ports"),
     [
-        (["python", "--port", "1", "--admin-port", "2"], Ports(serving=1, admin=2)),
+        (["python", "--port", "1", "--admin-port", "2"], Ports(serving=(1,), admin=2)),
+        (["python", "--port", "1", "--port", "3", "--admin-port", "2"], Ports(serving=(1, 3), admin=2)),
         (["python", "--port", "1"], None),
         (["python", "--port", "x", "--admin-port", "2"], None),
         (["python", "--port", "1", "--admin-port"], None),

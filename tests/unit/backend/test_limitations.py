@@ -87,14 +87,8 @@ REFUSED: list[tuple[Api, list[tuple[str, str]]]] = [
         ],
     ),
     (realtime(multi_model_reloading=Models(path="/m")), []),
-    (
-        realtime(server_side_batching=ServerSideBatching(max_batch_size=4, batch_interval=1)),
-        [("handler.server_side_batching", "batching on the server side is not in this version yet")],
-    ),
-    (
-        realtime(protobuf_path="a.proto"),
-        [("handler.protobuf_path", "serving gRPC is not in this version yet")],
-    ),
+    (realtime(server_side_batching=ServerSideBatching(max_batch_size=4, batch_interval=1)), []),
+    (realtime(protobuf_path="a.proto"), []),
 ]
 
 

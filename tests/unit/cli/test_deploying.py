@@ -190,7 +190,13 @@ def test_versions_that_fail_beside_a_live_api_are_named() -> None:
 def test_next_commands_name_the_environment() -> None:
     lines = deployment_report.next_commands([Outcome(result=result())], suffix=" --env prod")
     assert lines[1] == "  cortex get hello --env prod            its status, replicas and history"
+    assert "cortex predict hello DATA" in lines[3]
     assert deployment_report.next_commands([Outcome(result=result(error="no"))], suffix="") == []
+
+
+def test_predict_is_not_suggested_for_what_it_cannot_call() -> None:
+    lines = deployment_report.next_commands([Outcome(result=result())], suffix="", grpc={"hello"})
+    assert [line for line in lines if "predict" in line] == []
 
 
 def test_plan_does_not_show_digests() -> None:

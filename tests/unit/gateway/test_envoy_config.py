@@ -25,7 +25,15 @@ IRIS = Route(
     ),
     max_concurrency=1024,
 )
-NESTED = Route(api="iris-v2", endpoint="/iris/v2", upstreams=(), max_concurrency=3)
+NESTED = Route(api="iris-v2", endpoint="/iris/v2", upstreams=(), max_concurrency=3, timeout=2.5)
+SPEECH = Route(
+    api="speech",
+    endpoint="/speech.Recognizer",
+    upstreams=(Upstream(host="127.0.0.1", port=40003),),
+    max_concurrency=16,
+    protocol="grpc",
+    timeout=60.0,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,10 +41,10 @@ NESTED = Route(api="iris-v2", endpoint="/iris/v2", upstreams=(), max_concurrency
     [
         (
             "bootstrap.json",
-            envoy_config.bootstrap(address="127.0.0.1", port=8888, version="1.40.0"),
+            envoy_config.bootstrap(address="127.0.0.1", port=8888, version="1.40.0", threads=2),
         ),
-        ("routes.json", envoy_config.routes([IRIS, NESTED])),
-        ("clusters.json", envoy_config.clusters([IRIS, NESTED])),
+        ("routes.json", envoy_config.routes([IRIS, NESTED, SPEECH])),
+        ("clusters.json", envoy_config.clusters([IRIS, NESTED, SPEECH])),
         ("endpoints.json", envoy_config.endpoints(IRIS)),
     ],
 )

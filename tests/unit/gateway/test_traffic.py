@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from cortex_core.operator_api import NetworkStats
-from cortex_operator.gateway.traffic import Traffic, TrafficLog
+from cortex_operator.gateway.traffic import Traffic, TrafficLog, in_classes
 
 
 def traffic(ok: int, *, failed: int = 0, milliseconds: float = 0) -> Traffic:
@@ -31,6 +31,20 @@ def test_counts_go_on_after_a_restart() -> None:
     log.restarted()
     log.restarted()
     assert {api: stats.total for api, stats in log.stats().items()} == {"iris": 10, "new": 1}
+
+
+def test_counts_go_on_when_an_api_is_counted_anew() -> None:
+    log = TrafficLog()
+    log.observe({"iris": traffic(5), "other": traffic(1)})
+    log.observe({"iris": traffic(2), "other": traffic(2)})
+    log.observe({"iris": traffic(3), "other": traffic(2)})
+    assert {api: stats.total for api, stats in log.stats().items()} == {"iris": 8, "other": 2}
+
+
+def test_statuses_of_grpc_are_counted_as_http_would_call_them() -> None:
+    every = in_classes(dict.fromkeys(range(17), 1))
+    assert every == {2: 1, 4: 10, 5: 6}
+    assert in_classes({0: 3, 14: 2}) == {2: 3, 5: 2}
 
 
 def test_a_removed_api_is_forgotten() -> None:

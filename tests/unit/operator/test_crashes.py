@@ -127,7 +127,7 @@ async def check(world: World, change: Scenario, steps: int) -> None:
         counts = api.status.replica_counts
         assert counts.updated.ready == counts.requested, when
         assert {each.id for each in api.replicas} == {each.id for each in world.backend.of(name)}, when
-        assert world.gateway.serving(name) == {each.port for each in world.backend.of(name)}, when
+        assert world.gateway.serving(name) == {each.ports[0] for each in world.backend.of(name)}, when
         deployment = await world.operator.deployment(api.deployment_id or "")
         assert deployment.state == ("failed" if change is fail and deployment.error else "live"), when
     iris = apis["iris"]

@@ -36,7 +36,7 @@ def test_a_new_api_becomes_live(world: World) -> None:
 
         assert (deployment.state, deployment.error) == ("live", None)
         (replica,) = world.backend.of("iris")
-        assert world.gateway.serving("iris") == {replica.port}
+        assert world.gateway.serving("iris") == set(replica.ports)
         assert world.gateway.routes["iris"].endpoint == "/iris"
         status = await world.status()
         assert status.status.status_code == "status_live"
@@ -79,25 +79,25 @@ def test_a_change_of_code_starts_new_replicas_beside_the_old_and_drains_these(wo
         await world.start()
         await world.deploy(config())
         (old,) = world.backend.of("iris")
-        assert old.port is not None
-        world.gateway.busy[("127.0.0.1", old.port)] = 1
+        assert old.ports
+        world.gateway.busy[("127.0.0.1", old.ports[0])] = 1
         world.backend.behaviour[digest("second")] = "slow"
 
         result = await world.begin(config(), "second")
         await world.clock.settle()
         assert result.replaces_replicas
-        assert world.gateway.serving("iris") == {old.port}
+        assert world.gateway.serving("iris") == set(old.ports)
         (new,) = [each for each in world.backend.of("iris") if each.id != old.id]
         world.backend.set(new.id, state="ready")
         await world.clock.advance(2)
 
-        assert world.gateway.serving("iris") == {new.port}
+        assert world.gateway.serving("iris") == set(new.ports)
         assert old.id in world.backend.replicas, "stopped with a request in flight"
         assert any(each.draining for each in world.gateway.routes["iris"].upstreams)
         world.gateway.busy.clear()
         await world.clock.advance(1)
         assert [each.id for each in world.backend.of("iris")] == [new.id]
-        assert [each.port for each in world.gateway.routes["iris"].upstreams] == [new.port]
+        assert [each.port for each in world.gateway.routes["iris"].upstreams] == [*new.ports]
 
     run(scenario())
 
@@ -107,7 +107,7 @@ def test_a_drain_ends_at_its_deadline(world: World) -> None:
         await world.start()
         await world.deploy(config())
         (old,) = world.backend.of("iris")
-        world.gateway.busy[("127.0.0.1", old.port or 0)] = 1
+        world.gateway.busy[("127.0.0.1", old.ports[0])] = 1
         await world.deploy(config(), "second")
         assert old.id in world.backend.replicas
         await world.clock.advance(60)
@@ -164,9 +164,9 @@ def test_fewer_replicas_are_drained_before_they_stop(world: World) -> None:
         await world.start()
         await world.deploy(config(more=scaled(3, 5)))
         first, second, third = sorted(world.backend.of("iris"), key=lambda each: each.id)
-        world.gateway.busy[("127.0.0.1", third.port or 0)] = 1
+        world.gateway.busy[("127.0.0.1", third.ports[0])] = 1
         await world.deploy(config(more=scaled(1, 2)))
-        assert world.gateway.serving("iris") == {first.port, second.port}, "3 clamped to at most 2"
+        assert world.gateway.serving("iris") == {*first.ports, *second.ports}, "3 clamped to at most 2"
         assert third.id in world.backend.replicas
         world.gateway.busy.clear()
         await world.clock.advance(1)
@@ -256,7 +256,7 @@ def test_a_gateway_that_refuses_to_switch_keeps_the_old_release(world: World) ->
         assert deployment.error == "the gateway did not switch: it does not answer"
         await world.clock.advance(120)
         assert [each.id for each in world.backend.of("iris")] == [old.id]
-        assert world.gateway.serving("iris") == {old.port}
+        assert world.gateway.serving("iris") == set(old.ports)
 
     run(scenario())
 
@@ -321,14 +321,14 @@ def test_restarting_replicas_keep_their_place_only_when_nobody_else_is_ready(wor
         one, two = world.backend.of("iris")
         world.backend.set(one.id, state="failed", failure="killed by signal 9")
         await world.clock.settle()
-        assert world.gateway.serving("iris") == {two.port}
+        assert world.gateway.serving("iris") == set(two.ports)
         world.backend.set(two.id, state="failed")
         await world.clock.settle()
-        assert world.gateway.serving("iris") == {one.port, two.port}
+        assert world.gateway.serving("iris") == {*one.ports, *two.ports}
         assert (await world.status()).status.status_code == "status_error"
         world.backend.set(one.id, state="ready", failure=None)
         await world.clock.settle()
-        assert world.gateway.serving("iris") == {one.port}
+        assert world.gateway.serving("iris") == set(one.ports)
 
     run(scenario())
 
@@ -341,7 +341,7 @@ def test_routes_are_offered_again_until_the_gateway_takes_them(world: World) -> 
         world.gateway.failures = 2
         world.backend.set(one.id, state="failed")
         await world.clock.advance(5)
-        assert world.gateway.serving("iris") == {two.port}
+        assert world.gateway.serving("iris") == set(two.ports)
 
     run(scenario())
 
@@ -570,7 +570,7 @@ def test_two_who_delete_at_once_are_both_served(world: World) -> None:
         await world.start()
         await world.deploy(config())
         (replica,) = world.backend.of("iris")
-        world.gateway.busy[("127.0.0.1", replica.port or 0)] = 1
+        world.gateway.busy[("127.0.0.1", replica.ports[0])] = 1
         messages = await asyncio.gather(*(world.operator.delete("iris") for _ in range(2)))
         assert [each.message for each in messages] == ["deleted iris"] * 2
         assert world.backend.asked.count("forget iris") == 1

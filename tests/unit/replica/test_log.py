@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
+from collections.abc import Iterator
 
-from cortex_serve.log import MAX_LINE, MAX_WAITING, LinePipe, json_line
+import pytest
+
+from cortex_serve.log import MAX_LINE, MAX_WAITING, LinePipe, Log, json_line
 
 
 def _line(message: str, **extra: object) -> dict[str, object]:
@@ -66,12 +71,66 @@ def test_a_pipe_whose_reader_is_gone_is_no_error() -> None:
     os.close(writing)
 
 
+@pytest.fixture
+def info_level() -> Iterator[None]:
+    logger = logging.getLogger("cortex")
+    level = logger.level
+    logger.setLevel("INFO")
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("info_level")
+def test_lines_of_answered_requests() -> None:
+    reading, writing = os.pipe()
+    log = Log(LinePipe(writing), replica='r"1', project="/p")
+    before = time.time()
+    log.access("POST", "/", 200, 0.0012345, "a-b_c.1")
+    log.access("POST", "/", 200, 0.5, "second")
+    log.access('BREW"', "/ü\x7f\n", 599, 0.0, "third")
+    log.close()
+    first, second, third = map(json.loads, _drain(LinePipe(writing), reading).splitlines())
+    os.close(reading)
+    os.close(writing)
+
+    at = first.pop("asctime")
+    assert time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(before)) <= at
+    assert at.endswith("Z")
+    assert len(at) == len("2026-01-01T00:00:00.000Z")
+    assert first == {
+        "levelname": "INFO",
+        "message": "POST / 200",
+        "process": os.getpid(),
+        "replica": 'r"1',
+        "request_id": "a-b_c.1",
+        "method": "POST",
+        "path": "/",
+        "status_code": "200 OK",
+        "latency_ms": 1.234,
+    }
+    assert (second["request_id"], second["latency_ms"]) == ("second", 500.0)
+    assert third["message"] == 'BREW" /ü\x7f\n 599'
+    assert third["method"] == 'BREW"'
+    assert third["status_code"] == "599"
+
+
+@pytest.mark.usefixtures("info_level")
+def test_lines_that_nobody_fetches_are_dropped_and_counted() -> None:
+    reading, writing = os.pipe()
+    log = Log(LinePipe(writing), replica="r", project="/p")
+    for number in range(50_010):
+        log.access("POST", "/", 200, 0.0, f"r{number}")
+    assert log.dropped == 10
+    os.close(reading)
+    os.close(writing)
+
+
 def _drain(pipe: LinePipe, reading: int) -> bytes:
     os.set_blocking(reading, False)
-    received = b""
+    received = bytearray()
     while True:
         pipe.drain()
         try:
             received += os.read(reading, 2**20)
         except BlockingIOError:
-            return received
+            return bytes(received)

@@ -9,7 +9,7 @@ from cortex_serve.agent.rollout import RolloutCounts
 from cortex_serve.control import ModelCounts, total
 from cortex_serve.metrics import Metrics
 from cortex_serve.stats import StatsSnapshot
-from cortex_serve.supervisor import ReplicaCounts
+from cortex_serve.tally import ReplicaCounts
 
 WORKERS = ModelCounts(hits=11, misses=12, evictions=13, held=14)
 AGENT = AgentCounts(

@@ -112,3 +112,9 @@ def test_depth_is_found_in_what_is_not_json_and_in_every_encoding() -> None:
 def test_breadth_is_not_depth() -> None:
     body = json.dumps([[[1.0, 2.0], {"a": "]][["}]] * 5000).encode()
     assert json_text.decode(body) == json.loads(body)
+
+
+@pytest.mark.parametrize("body", [b"1" * 5000, b'{"a": -' + b"1" * 5000 + b"}"])
+def test_an_integer_too_long_for_python_is_refused_in_our_words(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"^an integer in it has too many digits$"):
+        json_text.decode(body)

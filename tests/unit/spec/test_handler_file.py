@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cortex_core.spec.contracts import CONTRACTS
@@ -42,8 +44,9 @@ WORKING = {
 }
 
 
-def told(source: str, contract: object = HTTP) -> tuple[str, ...]:
-    return problems(source.encode("latin-1"), "handler.py", class_name="Handler", contract=contract)  # type: ignore[arg-type]  # only contracts are given
+def told(source: str, contract: object = HTTP, rpcs: tuple[str, ...] = ()) -> tuple[str, ...]:
+    checked: Any = contract
+    return problems(source.encode("latin-1"), "handler.py", class_name="Handler", contract=checked, rpcs=rpcs)
 
 
 @pytest.mark.parametrize("source", WORKING.values(), ids=WORKING)
@@ -53,6 +56,38 @@ def test_what_works_is_not_refused(source: str) -> None:
 
 def test_only_a_class_is_needed_for_grpc() -> None:
     assert told("class Handler:\n    def Predict(self, payload): ...\n", GRPC) == ()
+
+
+RPC_WORKING = {
+    "defined": "class Handler:\n    def Predict(self, payload): ...\n",
+    "async": "class Handler:\n    async def Predict(self, *, context): ...\n",
+    "assigned": "class Handler:\n    Predict = answer\n",
+    "inherited": "class Handler(Base): ...\n",
+    "given later": "class Handler: ...\nHandler.Predict = answer\n",
+    "by name": "class Handler: ...\nsetattr(Handler, 'Pre' + 'dict', answer)\n",
+    "listed": "class Handler: ...\nadd(Handler, ['Predict'])\n",
+    "in a branch": "class Handler:\n    if fast:\n        def Predict(self): ...\n",
+}
+
+
+@pytest.mark.parametrize("source", RPC_WORKING.values(), ids=RPC_WORKING)
+def test_handlers_of_rpcs_that_work_are_not_refused(source: str) -> None:
+    assert told(source, GRPC, rpcs=("Predict",)) == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "advice"),
+    [
+        ("predict", "did you mean 'Predict' by 'predict'?"),
+        ("Pedict", "did you mean 'Predict' by 'Pedict'?"),
+        ("handle_post", "define `def Predict(self, payload, context)`"),
+        ("_predict", "define `def Predict(self, payload, context)`"),
+    ],
+)
+def test_an_rpc_without_a_method(own: str, advice: str) -> None:
+    [problem] = told(f"class Handler:\n    def {own}(self, payload): ...\n", GRPC, rpcs=("Predict",))
+    missing = "handler.py:1: Handler: the method 'Predict' is missing, which the service in the protobuf file declares"
+    assert problem == f"{missing}; {advice}"
 
 
 def test_all_at_once() -> None:

@@ -329,6 +329,38 @@ def test_defaults_that_follow_other_values() -> None:
     assert api.autoscaling.target_replica_concurrency == 32.0
 
 
+@pytest.mark.parametrize(
+    ("written", "batching"),
+    [
+        ("{max_batch_size: 8, batch_interval: 20ms}", {"batch_interval": 20_000_000, "target_latency": None}),
+        (
+            "{max_batch_size: 8, target_latency: 0.1s}",
+            {"batch_interval": None, "target_latency": 100_000_000},
+        ),
+        ("{max_batch_size: 8}", {"batch_interval": None, "target_latency": None}),
+    ],
+)
+def test_batching_and_request_timeout_as_json(written: str, batching: dict[str, int | None]) -> None:
+    [api] = load(
+        "- name: a\n  kind: RealtimeAPI\n  handler: {type: python, path: a.py, request_timeout: 1m30s, "
+        f"server_side_batching: {written}}}\n"
+    )
+    handler = msgspec.json.decode(msgspec.json.encode(api))["handler"]
+    assert handler["server_side_batching"] == {"max_batch_size": 8, **batching}
+    assert handler["request_timeout"] == 90 * SECOND
+
+
+def test_files_for_cortex_0_35_stay_valid() -> None:
+    """There `threads_per_process` had to be `max_batch_size`."""
+    for threads in (1, 8, 30):
+        [api] = load(
+            f"- name: a\n  kind: RealtimeAPI\n  handler: {{type: python, path: a.py, threads_per_process: {threads}, "
+            "server_side_batching: {max_batch_size: 8, batch_interval: 1s}}\n"
+        )
+        assert isinstance(api, RealtimeAPI)
+        assert api.handler.threads_per_process == threads
+
+
 def test_canonical_forms() -> None:
     [api] = load(
         "- name: a\n  kind: RealtimeAPI\n"

@@ -626,10 +626,23 @@ SECTIONS = [
     Row(
         "K-23 required",
         realtime(", server_side_batching: {}"),
+        ["3:45: iris.handler.server_side_batching: missing key 'max_batch_size'"],
+    ),
+    Row(
+        "K-23 tensorflow",
+        tensorflow(
+            "path: s3://a",
+            ", threads_per_process: 2, server_side_batching: {max_batch_size: 2, target_latency: 1s}",
+        ),
         [
-            "3:45: iris.handler.server_side_batching: missing key 'max_batch_size'",
-            "3:45: iris.handler.server_side_batching: missing key 'batch_interval'",
+            "3:97: iris.handler.server_side_batching: missing key 'batch_interval' (required when type is tensorflow)",
+            "3:139: iris.handler.server_side_batching.target_latency: not supported here: only for handler type python",
         ],
+    ),
+    Row(
+        "K-23 durations",
+        realtime(", server_side_batching: {max_batch_size: 2, target_latency: 0ms}"),
+        ["3:103: iris.handler.server_side_batching.target_latency: must be greater than 0s, got '0ms'"],
     ),
     Row(
         "K-24",
@@ -738,6 +751,21 @@ SECTIONS = [
             "3:83: iris.handler.multi_model_reloading.swap_polcy: unknown key; did you mean 'swap_policy'?",
             "3:105: iris.handler.multi_model_reloading.on_mising: unknown key; did you mean 'on_missing'?",
         ],
+    ),
+    Row(
+        "K-28",
+        realtime(", request_timeout: 999ms"),
+        ["3:62: iris.handler.request_timeout: must be at least 1s, got '999ms'"],
+    ),
+    Row(
+        "K-28 too long",
+        realtime(", request_timeout: 9999999h"),
+        ["3:62: iris.handler.request_timeout: must be less than 292 years, got '9999999h'"],
+    ),
+    Row(
+        "K-28 kind",
+        of_kind("AsyncAPI", ", request_timeout: 5s"),
+        ["3:45: iris.handler.request_timeout: not supported here: only for kind RealtimeAPI"],
     ),
     Row(
         "K-34",
@@ -858,11 +886,13 @@ RULES = [
         ],
     ),
     Row(
-        "S-10",
-        realtime(", server_side_batching: {max_batch_size: 8, batch_interval: 1s}, threads_per_process: 4"),
+        "S-09 python",
+        realtime(
+            ", multi_model_reloading: {path: s3://a, cache_size: 2, disk_cache_size: 7}, processes_per_replica: 4"
+        ),
         [
-            "3:84: iris.handler.server_side_batching.max_batch_size: max_batch_size (8) must be equal to "
-            "threads_per_process (4) for type python"
+            "3:95: iris.handler.multi_model_reloading.cache_size: cache_size × processes_per_replica (2 × 4 = 8) "
+            "cannot be greater than disk_cache_size (7)"
         ],
     ),
     Row(
@@ -1019,6 +1049,14 @@ RULES = [
             "names must be unique"
         ],
     ),
+    Row(
+        "S-38",
+        realtime(", server_side_batching: {max_batch_size: 8, batch_interval: 1ms, target_latency: 50ms}"),
+        [
+            "3:45: iris.handler.server_side_batching: 'batch_interval' and 'target_latency' conflict; "
+            "keep one of them"
+        ],
+    ),
 ]
 
 
@@ -1043,12 +1081,13 @@ class Project:
         return self._contents[path]
 
 
-PROTO = "syntax = 'proto3'; package my_iris; service Iris { rpc Predict (A) returns (B); }"
+PROTO = "syntax = 'proto3'; package my_iris; message A {} message B {} service Iris { rpc Predict (A) returns (B); }"
 GRPC = ", protobuf_path: iris.proto"
 
 MODELS = ", multi_model_reloading: {path: s3://bucket/iris}"
 
 HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
+RPC_HANDLER = "class Handler:\n    def Predict(self, payload, context):\n        return payload\n"
 TAKES = "It may take: self, payload, query_params, headers"
 VERBS = "'handle_post', 'handle_get', 'handle_put', 'handle_patch', 'handle_delete'"
 FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
@@ -1120,12 +1159,26 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
      {"handler.py": HANDLER, "iris.proto": "service A {}"},
      ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
-    ("S-16 other", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": PROTO},
+    ("S-16 other", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["3:60: iris.handler.protobuf_path: the file's package must be 'iris' (the API's name), got 'my_iris'"]),
     ("S-17", realtime(GRPC, "  networking: {endpoint: /iris}\n").replace("name: iris", "name: my-iris"),
-     {"handler.py": HANDLER, "iris.proto": PROTO},
+     {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
       "got '/iris'"]),
+    ("H-06", realtime(GRPC), {"handler.py": RPC_HANDLER, "common__a.proto": "syntax = 'proto3';\nmessage A { int32 b }",
+     "iris.proto": "syntax = 'proto3';\npackage iris;\nimport 'nix.proto';\nimport 'common/a.proto';\n"
+     "import 'google/protobuf/empty.proto';\nservice Iris { rpc Predict (A) returns (nix.B); }"},
+     ["3:60: iris.handler.protobuf_path: common/a.proto:2:21: missing field number",
+      "3:60: iris.handler.protobuf_path: iris.proto:3:1: imports 'nix.proto', which is not in the project; imports "
+      "are relative to its root"]),
+    ("H-07", realtime(GRPC), {"handler.py": HANDLER.replace("handle_post", "predict"),
+     "iris.proto": PROTO.replace("my_iris", "iris")},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'Predict' is missing, which the service in the "
+      "protobuf file declares; did you mean 'Predict' by 'predict'?"]),
+    ("H-07 arguments", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("context", "contxt"),
+     "iris.proto": PROTO.replace("my_iris", "iris")},
+     ["3:33: iris.handler.path: handler.py:2: Handler.Predict: the argument 'contxt' is not supported; did you mean "
+      "'context'? It may take: self, payload, context; it is defined as `Predict(self, payload, contxt)`"]),
 ]  # fmt: skip
 
 
@@ -1138,7 +1191,7 @@ def test_message_about_a_project(text: str, files: dict[str, str], expected: lis
 
 def test_grpc_endpoint_comes_from_the_proto() -> None:
     text = realtime(GRPC).replace("name: iris", "name: my-iris")
-    [api] = load(text, project=Project(**{"handler.py": HANDLER, "iris.proto": PROTO}))
+    [api] = load(text, project=Project(**{"handler.py": RPC_HANDLER, "iris.proto": PROTO}))
     assert api.networking.endpoint == "/my_iris.Iris"
 
 

@@ -1,0 +1,1 @@
+"""Server-side batching: several requests for one call of a handler's `handle_post`."""

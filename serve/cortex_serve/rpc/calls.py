@@ -1,0 +1,528 @@
+"""From an RPC to the handler's method of its name, and back.
+
+    grpcio ─▶ Calls.answer ─▶ admission ─▶ a thread, or the event loop: the method ─▶ messages, status ─▶ grpcio
+
+All counting is done on the event loop. An RPC counts as in flight until its method has ended, also when the client
+has not waited for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
+from cortex_serve import signatures, tracebacks
+from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
+from cortex_serve.rpc.service import Rpc, Service
+from cortex_serve.rpc.streams import Inlet, Outlet, Running, whole
+from cortex_serve.rpc.threads import HandlerThreads, Wakeups
+from cortex_serve.stats import CLIENT_CLOSED, Stats
+
+if TYPE_CHECKING:
+    from cortex_serve.application import Log
+    from cortex_serve.models.request import Use
+
+INTERNAL_SERVER_ERROR = "internal server error"
+_STILL_THERE = 1.0
+_AGAIN = ("grpc-retry-pushback-ms", "1000")
+
+
+class WrongAnswer(Exception):  # named after what is wrong
+    """What the method returned or yielded cannot be sent; the text says why."""
+
+
+class InvalidMessage(ValueError):  # as above
+    """A request's bytes are not what the .proto file says."""
+
+
+class Method:
+    """What answering one RPC takes.
+
+    Args:
+        rpc: as the .proto file declares it.
+        call: the handler's bound method.
+
+    Attributes:
+        is_async: it is a coroutine function or an asynchronous generator; others are called on a thread.
+    """
+
+    def __init__(self, rpc: Rpc, call: Callable[..., Any]) -> None:
+        names = signatures.declared(call)
+        self.rpc = rpc
+        self.is_async = waits(call)
+        self._call = call
+        self._payload = "payload" in names
+        self._context = "context" in names
+        self._parse = rpc.request.FromString
+        self._name = rpc.response.DESCRIPTOR.full_name
+
+    def __call__(self, payload: Any, context: Any) -> Any:
+        """Call the handler's method with those of the arguments that it declares."""
+        arguments = {}
+        if self._payload:
+            arguments["payload"] = payload
+        if self._context:
+            arguments["context"] = context
+        return self._call(**arguments)
+
+    def parsed(self, message: bytes) -> Any:
+        """A message of the request.
+
+        Raises:
+            InvalidMessage: it is none.
+        """
+        try:
+            return self._parse(message)
+        except DecodeError as error:
+            name = self.rpc.request.DESCRIPTOR.full_name
+            raise InvalidMessage(f"what was sent is not a message of type {name}") from error
+
+    def encoded(self, value: Any) -> bytes:
+        """A message of the answer.
+
+        Raises:
+            WrongAnswer: it is none.
+        """
+        if not isinstance(value, self.rpc.response):
+            descriptor = getattr(value, "DESCRIPTOR", None)
+            if getattr(descriptor, "full_name", None) != self._name:
+                verb = "yield messages" if self.rpc.gives_stream else "return a message"
+                raise WrongAnswer(f"{self.rpc.name} must {verb} of type {self._name}, got {_shown(value)}")
+        data: bytes = value.SerializeToString()
+        return data
+
+    def stream(self, value: Any) -> Any:
+        """What a method with a stream as its answer returned, if that is one."""
+        if not isinstance(value, Iterable | AsyncIterable) or isinstance(value, str | bytes | dict):
+            raise WrongAnswer(
+                f"{self.rpc.name} must yield messages of type {self._name}, or return an iterator of them, "
+                f"got {_shown(value)}"
+            )
+        return value
+
+
+class Calls:
+    """Answers the RPCs of one service. Made on the event loop that it answers on.
+
+    Args:
+        methods: by the RPC's name.
+        threads: for methods that are not async.
+        begin: makes what an RPC uses of models; None without models.
+        request_id: makes a request's id of the one it brought.
+        timeout: seconds that any RPC may take; None: as long as it likes.
+        unary_timeout: the same for those whose answer is one message.
+        max_in_flight: RPCs that may be answered or wait for a thread at once.
+
+    Attributes:
+        latest: `perf_counter` at which the latest RPC came.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        methods: dict[str, Method],
+        *,
+        threads: HandlerThreads,
+        stats: Stats,
+        log: Log,
+        begin: Callable[[], Use] | None,
+        request_id: Callable[[str | None], str],
+        timeout: float | None,
+        unary_timeout: float,
+        max_in_flight: int,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.wakeups = Wakeups(self.loop)
+        self.threads = threads
+        self.stats = stats
+        self.log = log
+        self.begin = begin
+        self.request_id = request_id
+        self.counters = stats.counters()
+        self.latest = 0.0
+        self.patient: set[object] = set()
+        self._service = service
+        self._methods = methods
+        self._timeout = timeout
+        self._unary_timeout = timeout or unary_timeout
+        self._max_in_flight = max_in_flight
+        self.loop.call_later(_STILL_THERE, self._say_still_there)
+
+    def handlers(self) -> Any:
+        """The service, as grpcio takes it."""
+        handlers = {
+            name: _FORMS[method.rpc.takes_stream, method.rpc.gives_stream](self._behavior(method))
+            for name, method in self._methods.items()
+        }
+        return grpc.method_handlers_generic_handler(self._service.name, handlers)
+
+    def _behavior(self, method: Method) -> Callable[..., Coroutine[Any, Any, bytes | None]]:
+        path = f"/{self._service.name}/{method.rpc.name}"
+        timeout = self._timeout if method.rpc.gives_stream else self._unary_timeout
+
+        async def answer(request: Any, real: Any) -> bytes | None:
+            call = _Call(self, method, path, real)
+            if self.counters.in_flight > self._max_in_flight:
+                await call.refuse(f"{self._max_in_flight} requests are being answered already; try again")
+            return await call.answer(request, timeout)
+
+        return answer
+
+    def _say_still_there(self) -> None:
+        """Streams may last; that the event loop of these has not stopped is what has to be seen from outside."""
+        now = perf_counter()
+        for call in self.patient:
+            self.stats.calls[call] = now
+        self.loop.call_later(_STILL_THERE, self._say_still_there)
+
+
+class _Call:
+    """One RPC."""
+
+    def __init__(self, calls: Calls, method: Method, path: str, real: Any) -> None:
+        self._calls = calls
+        self._method = method
+        self._path = path
+        self._real = real
+        self._started = calls.latest = perf_counter()
+        self._status = CLIENT_CLOSED
+        self._working = False
+        self._answered = False
+        self._stopped: tuple[Any, str] | None = None
+        self._context: Kept | None = None
+        self._outlet: Outlet | None = None
+        self._inlet: Inlet | None = None
+        self._task = asyncio.current_task()
+        self._id = calls.request_id(_value(real.invocation_metadata(), "x-request-id"))
+        self._use: Use | None = None
+        calls.counters.in_flight += 1
+        calls.log.request_id.set(self._id)
+        if calls.begin is not None:
+            from cortex_serve.models.request import current
+
+            self._use = calls.begin()
+            current.set(self._use)
+
+    async def refuse(self, why: str) -> None:
+        """UNAVAILABLE, which clients and proxies take as "nothing was done, try again", and when to."""
+        try:
+            await self._end_with(grpc.StatusCode.UNAVAILABLE, why, _AGAIN)
+        finally:
+            self._finish()
+
+    async def answer(self, request: Any, timeout: float | None) -> bytes | None:
+        timer = None
+        if timeout is not None:
+            late = (grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {timeout:g} s")
+            timer = self._calls.loop.call_later(timeout, self._stop, late)
+        try:
+            try:
+                message = await (
+                    self._awaited(request) if self._method.is_async else self._on_thread(request)
+                )
+            except asyncio.CancelledError:
+                self._give_up()
+                if self._stopped is None:
+                    raise
+                _uncancel(self._task)
+                await self._end_with(*self._stopped)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
+                if timer is not None:
+                    timer.cancel()
+                await self._fail(error)
+            assert self._context is not None
+            if self._context.aborted or self._context.has_status:
+                await self._end_with(self._context.status, self._context.text)
+            self._real.set_trailing_metadata(self._trailing())
+            self._status = 200
+            return message
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._give_up()
+            self._answered = True
+            if not self._working:
+                self._finish()
+
+    async def _on_thread(self, request: Any) -> bytes | None:
+        calls, method = self._calls, self._method
+        done = calls.loop.create_future()
+        self._context = context = PlainContext(self._real, run=self._run_on_loop, cancel=self._cancel)
+        filling = None
+        if method.rpc.takes_stream:
+            self._inlet = Inlet(method.parsed, calls.wakeups)
+            filling = calls.loop.create_task(_quietly(self._inlet.fill(request)))
+        if method.rpc.gives_stream:
+            self._outlet = Outlet(calls.wakeups)
+        self._working = True
+        inside = contextvars.copy_context()
+        calls.threads.start(lambda: self._work(inside, request, context, done))
+        try:
+            if self._outlet is not None:
+                await self._outlet.send(self._real.write)
+            message: bytes | None = await done
+            return message
+        finally:
+            if filling is not None:
+                filling.cancel()
+
+    def _work(
+        self, inside: contextvars.Context, request: Any, context: PlainContext, done: asyncio.Future[Any]
+    ) -> None:
+        """What the thread does."""
+        message: bytes | None = None
+        failure: BaseException | None = None
+        running = Running(self._calls.stats.counters())
+        try:
+            if context.active and context.time_remaining() != 0:  # else nobody waits for it any more
+                message = inside.run(self._call, request, context, running)
+            else:
+                failure = Cancelled("the client has left before its turn")
+        except BaseException as error:  # noqa: BLE001  # as above
+            failure = error
+        finally:
+            running.end()
+        self._calls.wakeups.call(self._worked, inside, done, message, failure)
+
+    def _call(self, request: Any, context: PlainContext, running: Running) -> bytes | None:
+        method, inlet, outlet = self._method, self._inlet, self._outlet
+        if inlet is not None:
+            inlet.running = running
+        value = method(method.parsed(request) if inlet is None else inlet, context)
+        if outlet is None:
+            return None if context.has_status else method.encoded(value)
+        if value is None and context.has_status:
+            return None
+        messages = iter(method.stream(value))
+        try:
+            for each in messages:
+                if context.aborted or not outlet.put(method.encoded(each), running):
+                    break
+        finally:
+            _close(messages)
+        return None
+
+    def _worked(
+        self,
+        inside: contextvars.Context,
+        done: asyncio.Future[Any],
+        message: bytes | None,
+        failure: BaseException | None,
+    ) -> None:
+        self._working = False
+        if self._outlet is not None:
+            self._outlet.end()
+        if self._answered:  # nobody waits for it any more
+            if failure is not None and not isinstance(failure, Aborted | Cancelled):
+                inside.run(self._log, failure)
+            self._finish()
+        elif not done.done():
+            if failure is None:
+                done.set_result(message)
+            else:
+                done.set_exception(_raisable(failure))
+
+    async def _awaited(self, request: Any) -> bytes | None:
+        calls, method = self._calls, self._method
+        messages = _parsed(request, method.parsed) if method.rpc.takes_stream else None
+        self._context = context = AsyncContext(self._real, read=partial(_next, messages), write=self._write)
+        calls.stats.calls[self] = perf_counter()
+        if method.rpc.gives_stream:
+            calls.patient.add(self)
+        try:
+            value = method(method.parsed(request) if messages is None else messages, context)
+            if inspect.isawaitable(value):
+                value = await value
+            if not method.rpc.gives_stream:
+                return None if context.has_status else method.encoded(value)
+            if value is not None:  # else it has written, with the context's `write`
+                await self._send_all(method.stream(value), context)
+            return None
+        finally:
+            calls.patient.discard(self)
+            calls.stats.calls.pop(self, None)
+
+    async def _send_all(self, messages: Any, context: Kept) -> None:
+        stream = _iterated(messages)
+        try:
+            async for each in stream:
+                if context.aborted:
+                    break
+                await self._write(each)
+        finally:
+            if hasattr(messages, "aclose"):
+                await messages.aclose()
+
+    async def _write(self, message: Any) -> None:
+        await self._real.write(self._method.encoded(message))
+
+    def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._calls.loop).result()
+
+    def _cancel(self) -> None:
+        """What `context.cancel` does, on the thread."""
+        self._calls.wakeups.call(self._stop, (grpc.StatusCode.CANCELLED, "the method has cancelled it"))
+
+    def _stop(self, status: tuple[Any, str]) -> None:
+        """End it with a status now; the method is told, and may go on."""
+        if self._task is not None and not self._answered:
+            self._stopped = status
+            self._task.cancel()
+
+    def _give_up(self) -> None:
+        """Tell the method that nobody waits for it any more."""
+        if self._context is not None and self._context.active:
+            for callback in self._context.end():
+                self._calls.loop.call_soon(callback)
+        if self._inlet is not None:
+            self._inlet.close()
+        if self._outlet is not None:
+            self._outlet.close()
+
+    async def _fail(self, error: BaseException) -> None:
+        """Answer an RPC whose method raised."""
+        if self._context is not None and self._context.aborted:
+            await self._end_with(self._context.status, self._context.text)
+        if isinstance(error, InvalidMessage):
+            await self._end_with(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        if isinstance(error, Cancelled):
+            raise asyncio.CancelledError
+        self._log(error)
+        if isinstance(error, ModelError):
+            is_unknown = isinstance(error, UnknownModel | UnknownVersion)
+            code = grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.UNAVAILABLE
+            await self._end_with(code, getattr(error, "summary", None) or error.message)
+        await self._end_with(grpc.StatusCode.INTERNAL, INTERNAL_SERVER_ERROR)
+
+    def _log(self, error: BaseException) -> None:
+        logger = self._calls.log.logger
+        if isinstance(error, WrongAnswer):
+            logger.error("%s", error)
+        elif isinstance(error, ModelError):
+            logger.warning("%s", error)
+        else:
+            error = error.__cause__ if isinstance(error, _Stopped) and error.__cause__ else error
+            logger.error(
+                "the handler raised %s: %s",
+                type(error).__name__,
+                error,
+                exc_info=(type(error), error, tracebacks.from_first_user_frame(error)),
+            )
+
+    async def _end_with(self, code: Any, details: str, *also: tuple[str, str]) -> None:
+        """End the RPC with a status that is not OK; does not return."""
+        self._status = _HTTP_STATUS.get(code, 500)
+        await self._real.abort(code, details, (*self._trailing(), *also))
+
+    def _trailing(self) -> tuple[tuple[str, Any], ...]:
+        given = self._context.trailing if self._context is not None else ()
+        models = self._use.header() if self._use is not None else ""
+        return (*given, ("x-request-id", self._id), *((("x-cortex-model", models),) if models else ()))
+
+    def _finish(self) -> None:
+        seconds = perf_counter() - self._started
+        self._calls.counters.finish(self._status, seconds)
+        self._calls.log.access("GRPC", self._path, self._status, seconds, self._id)
+        if self._use is not None:
+            self._use.release()
+
+
+class _Stopped(Exception):
+    """Stands for what cannot be raised in a coroutine."""
+
+
+def waits(call: Any) -> bool:
+    """Whether a method belongs on the event loop."""
+    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
+
+
+def _raisable(failure: BaseException) -> BaseException:
+    if isinstance(failure, StopIteration | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit):
+        stopped = _Stopped()
+        stopped.__cause__ = failure
+        return stopped
+    return failure
+
+
+def _shown(value: Any) -> str:
+    descriptor = getattr(value, "DESCRIPTOR", None)
+    full_name = getattr(descriptor, "full_name", None)
+    if value is None:
+        return "None"
+    return f"a message of type {full_name}" if full_name else f"an object of type {type(value).__name__!r}"
+
+
+def _value(metadata: Iterable[tuple[str, Any]], name: str) -> str | None:
+    return next((str(value) for key, value in metadata if key == name), None)
+
+
+def _close(messages: Iterator[Any]) -> None:
+    close = getattr(messages, "close", None)
+    if close is not None:
+        close()
+
+
+async def _quietly(coroutine: Coroutine[Any, Any, None]) -> None:
+    """What ends a request's stream is seen by who answers it."""
+    with suppress(Exception):
+        await coroutine
+
+
+async def _parsed(messages: AsyncIterable[bytes], parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for message in whole(messages):
+        yield parse(message)
+
+
+async def _next(messages: AsyncIterator[Any] | None) -> Any:
+    if messages is None:
+        return grpc.aio.EOF
+    return await anext(messages, grpc.aio.EOF)
+
+
+async def _iterated(messages: Any) -> AsyncIterator[Any]:
+    if isinstance(messages, AsyncIterable):
+        async for each in messages:
+            yield each
+    else:
+        for each in messages:
+            yield each
+
+
+def _uncancel(task: Any) -> None:
+    if hasattr(task, "uncancel"):  # from Python 3.11 on
+        task.uncancel()
+
+
+_FORMS: dict[tuple[bool, bool], Callable[..., Any]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+_HTTP_STATUS = {
+    grpc.StatusCode.CANCELLED: CLIENT_CLOSED,
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.FAILED_PRECONDITION: 400,
+    grpc.StatusCode.OUT_OF_RANGE: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.ALREADY_EXISTS: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.UNIMPLEMENTED: 501,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+}
+"""As google.rpc.Code maps them; everything else is 500."""

@@ -1,0 +1,160 @@
+"""A handler that hangs: its client is told at the deadline, its worker is replaced, and the log says where it hung."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from support.installation import Installation, wait_for
+from support.load import Load
+from support.raw_http import Answer, Connection, whole
+from support.replica_admin import ready_workers
+
+DEADLINE = 1.0
+"""Seconds: `request_timeout` of all APIs here."""
+
+ANSWERED = DEADLINE + 0.75
+"""Seconds after which a client is told at the latest, on a busy machine."""
+
+REPLACED = 6.0
+"""Seconds from the hanging request to full capacity: deadline, patience, stacks, and the start of a worker."""
+
+HANDLER = """
+import asyncio
+import re
+import threading
+import time
+
+
+def waits_for_itself():
+    lock = threading.Lock()
+    with lock:
+        lock.acquire()
+
+
+def never_ends():
+    while True:
+        pass
+
+
+def holds_the_interpreter():
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+HANGS = {f.__name__: f for f in (waits_for_itself, never_ends, holds_the_interpreter)}
+
+
+class Handler:
+    def __init__(self, config):
+        pass
+
+    def handle_post(self, payload):
+        if "hang" in payload:
+            HANGS[payload["hang"]]()
+        return {"n": payload["n"], "version": "1"}
+"""
+ASYNC = """
+import asyncio
+
+
+class Handler:
+    def __init__(self, config):
+        self.cancelled = 0
+
+    async def handle_post(self, payload):
+        try:
+            await asyncio.sleep(payload["seconds"])
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return {"n": payload["n"], "version": "1", "cancelled": self.cancelled}
+"""
+
+
+@pytest.fixture(scope="module")
+def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    project = tmp_path_factory.mktemp("project")
+    (project / "handler.py").write_text(HANDLER)
+    (project / "waiting.py").write_text(ASYNC)
+    (project / "cortex.yaml").write_text(f"""\
+- name: stuck
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: handler.py
+    processes_per_replica: 2
+    request_timeout: {DEADLINE:.0f}s
+- name: waiting
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: waiting.py
+    request_timeout: {DEADLINE:.0f}s
+""")
+    cortex.run("deploy", "--yes", cwd=project)
+    return cortex
+
+
+def ask(cortex: Installation, api: str, payload: object) -> tuple[Answer, float]:
+    """The answer, and the seconds it took."""
+    url = urlsplit(cortex.gateway_url)
+    assert url.hostname is not None
+    assert url.port is not None
+    address = url.hostname, url.port
+
+    async def exchange() -> Answer:
+        connection = await Connection.open(address)
+        body = json.dumps(payload).encode()
+        await connection.send(whole(f"/{api}", body, {"content-type": "application/json"}))
+        answer = await connection.answer()
+        await connection.close()
+        return answer
+
+    began = time.monotonic()
+    answer = asyncio.run(asyncio.wait_for(exchange(), 20))
+    return answer, time.monotonic() - began
+
+
+@pytest.mark.parametrize("way", ["waits_for_itself", "never_ends", "holds_the_interpreter"])
+def test_a_hung_worker_is_replaced(served: Installation, way: str) -> None:
+    before = ready_workers(served, "stuck")
+    assert len(before) == 2
+    load = Load(served.url("stuck"), connections=2)
+    load.start()
+    began = time.monotonic()
+    answer, seconds = ask(served, "stuck", {"hang": way})
+    wait_for(
+        lambda: len(ready := ready_workers(served, "stuck")) == 2 and ready != before,
+        within=REPLACED,
+        what="the worker is replaced",
+    )
+    replaced = time.monotonic()
+    time.sleep(0.3)
+    report = load.stop()
+
+    assert answer.status == 504
+    assert json.loads(answer.body)["code"] == "timeout"
+    assert DEADLINE * 0.95 <= seconds <= ANSWERED
+    # Who was waiting for the same worker is told so; nobody else notices.
+    assert all(began <= at <= replaced for at in report.failure_times), report.failures
+    assert len(report.failures) <= 4, report.failures
+    assert max(report.seconds) <= ANSWERED
+    logs = served.run("logs", "stuck").stdout
+    assert way in logs, "the log does not show where it hung"
+    assert 'handler.py", line' in logs
+
+
+def test_a_coroutine_is_cancelled_and_its_worker_stays(served: Installation) -> None:
+    before = ready_workers(served, "waiting")
+    answer, seconds = ask(served, "waiting", {"n": 1, "seconds": 60})
+    assert answer.status == 504
+    assert json.loads(answer.body)["code"] == "timeout"
+    assert DEADLINE * 0.95 <= seconds <= ANSWERED
+    after, _ = ask(served, "waiting", {"n": 2, "seconds": 0})
+    assert json.loads(after.body)["cancelled"] == 1
+    time.sleep(1)
+    assert ready_workers(served, "waiting") == before

@@ -1,0 +1,151 @@
+"""A real replica with several processes behind the real gateway."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.stand_in import environ, stand_in_release
+
+from cortex_operator import processes
+from cortex_operator.backends.process import ProcessBackend
+from cortex_operator.backends.protocol import Replica, Workload
+from cortex_operator.gateway.protocol import Route, Upstream
+
+PROCESSES = 3
+THREADS = 2
+HANDLER = b"""
+import os, time
+
+class Handler:
+    def __init__(self, config):
+        pass
+
+    def handle_post(self, payload):
+        began = time.time()
+        time.sleep(payload["seconds"])
+        return {"pid": os.getpid(), "began": began, "ended": time.time()}
+"""
+
+
+@pytest.fixture
+def running(site: Any, tmp_path: Path) -> Iterator[Replica]:
+    """One replica of PROCESSES × THREADS, routed."""
+    backend = ProcessBackend(site.home, environ=environ())
+
+    async def start() -> Replica:
+        await backend.open()
+        release = stand_in_release(
+            site.home, tmp_path, name="iris", handler=HANDLER, processes=PROCESSES, threads=THREADS
+        )
+        await backend.prepare(release, lambda _: None)
+        await backend.apply(Workload(id="iris-a", release=release, replicas=1))
+        while True:
+            (replica,) = await backend.observe()
+            if replica.state == "ready":
+                return replica
+            await backend.changed()
+
+    async def end() -> None:
+        await backend.remove("iris-a")
+        await backend.close()
+        assert [each for each in processes.members(site.home.root) if each.marker != "gateway"] == []
+
+    try:
+        replica = site.run(start())
+        upstreams = tuple(Upstream(host=str(replica.host), port=port) for port in replica.ports)
+        site.run(
+            site.gateway.apply(
+                [
+                    Route(
+                        api="iris",
+                        endpoint="/iris",
+                        upstreams=upstreams,
+                        max_concurrency=1024,
+                        at_a_time=THREADS,
+                    )
+                ]
+            )
+        )
+        yield replica
+    finally:
+        site.run(end())
+
+
+class Clients:
+    """So many that call at the same moment, again and again, each over one connection."""
+
+    def __init__(self, site: Any, count: int) -> None:
+        self._site = site
+        self._count = count
+        self.calls: list[tuple[float, float]] = []
+        self.others: list[tuple[int, str]] = []
+
+    def call(self, *, each: int, seconds: float) -> None:
+        ready = threading.Barrier(self._count)
+        threads = [
+            threading.Thread(target=self._calls, args=(ready, each, seconds)) for _ in range(self._count)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+    def at_a_time(self) -> int:
+        """The most calls that were in the handler at the same moment."""
+        changes = sorted([(began, 1) for began, _ in self.calls] + [(ended, -1) for _, ended in self.calls])
+        most = now = 0
+        for _, change in changes:
+            now += change
+            most = max(most, now)
+        return most
+
+    def _calls(self, ready: threading.Barrier, each: int, seconds: float) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._site.home.gateway_port, timeout=20)
+        connection.connect()
+        ready.wait(10)
+        for _ in range(each):
+            body = json.dumps({"seconds": seconds})
+            connection.request("POST", "/iris", body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            if response.status == 200:
+                self.calls.append((answer["began"], answer["ended"]))
+            else:
+                self.others.append((response.status, answer["code"]))
+        connection.close()
+
+
+def test_all_threads_of_all_processes_work_at_the_same_time_and_no_more(site: Any, running: Replica) -> None:
+    assert len(running.ports) == PROCESSES
+    for _ in range(2):
+        first = Clients(site, PROCESSES * THREADS)
+        first.call(each=1, seconds=1.0)
+        assert first.others == []
+        assert first.at_a_time() == PROCESSES * THREADS
+
+    more = Clients(site, 2 * PROCESSES * THREADS)
+    more.call(each=3, seconds=0.1)
+    assert more.others == []
+    assert more.at_a_time() == PROCESSES * THREADS
+
+
+def test_a_killed_process_costs_what_was_in_flight_on_it(site: Any, running: Replica) -> None:
+    assert running.pid is not None
+    clients = Clients(site, PROCESSES)
+    calling = threading.Thread(target=clients.call, kwargs={"each": 50, "seconds": 0.02})
+    calling.start()
+    while len(clients.calls) < 20:
+        assert calling.is_alive()
+        calling.join(0.02)
+    psutil.Process(running.pid).children()[0].kill()
+    calling.join(60)
+
+    assert len(clients.calls) + len(clients.others) == 50 * PROCESSES
+    assert clients.others in ([], [(502, "replica_failed")])

@@ -1,0 +1,139 @@
+"""Handlers that never answer: their worker is replaced from outside, and says where it hung."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from support.replicas import RunningReplica, until
+
+from cortex_core.spec.types import ServerSideBatching
+
+Start = Callable[..., RunningReplica]
+
+LIMIT = 1.0
+SECOND = 10**9
+HANG = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nhang"
+
+HANDLER = """
+    import ctypes, os, re, signal, threading, time
+
+    class Handler:
+        def __init__(self, config):
+            self.lock = threading.Lock()
+
+        {keyword} handle_post(self, payload):
+            {hang}
+
+        {keyword} handle_get(self):
+            return str(os.getpid())
+"""
+
+ENDLESS = "while True: pass"
+PATTERN = 're.match(r"(a+)+$", "a" * 60 + "b")  # tries 2**60 ways, and holds the lock meanwhile'
+DEADLOCK = "self.lock.acquire(); self.lock.acquire()"
+SLEEP = "time.sleep(1e9)"
+IGNORES_ABORT = "ctypes.CDLL(None).signal(signal.SIGABRT, signal.SIG_IGN); " + SLEEP
+
+
+def handler(hang: str, keyword: str = "def") -> str:
+    return HANDLER.format(keyword=keyword, hang=hang)
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [
+        (handler(ENDLESS), {}),
+        (handler(PATTERN), {}),
+        (handler(DEADLOCK), {"threads": 2}),
+        (handler(SLEEP), {}),
+        (handler(SLEEP, "async def"), {}),
+        (handler(SLEEP), {"server_side_batching": ServerSideBatching(max_batch_size=4)}),
+    ],
+    ids=["endless loop", "holds the lock", "deadlock", "sleep", "blocks the loop", "batch"],
+)
+def test_a_worker_that_hangs_is_replaced_and_says_where(
+    start: Start, source: str, options: dict[str, Any]
+) -> None:
+    replica = start(source, request_timeout=int(LIMIT * SECOND), **options)
+    [hung] = replica.worker_pids()
+    with replica.connect() as connection:
+        connection.sendall(HANG)
+        sent = time.time()
+        assert _last_words(connection).partition(b"\r\n")[0] in (b"", b"HTTP/1.1 504 Gateway Timeout")
+    until(lambda: _said(replica, "it is started again"))
+    status, body = replica.request("GET")  # waits for the next worker
+    assert status == 200
+    assert int(body) != hung
+    told = _said(replica, f"worker 1 (process {hung}) is replaced: ")
+    assert (
+        LIMIT < datetime.fromisoformat(told["asctime"].replace("Z", "+00:00")).timestamp() - sent < LIMIT + 2
+    )
+    assert told["message"].endswith("; the limit is request_timeout: 1s; the stacks of its threads follow")
+    until(lambda: "in handle_post" in _stacks(replica, hung))
+    assert "handler.py" in _stacks(replica, hung)
+    assert _said(replica, f"worker 1 (process {hung}) hung and was killed by SIGABRT; it is started again")
+    assert replica.metric("cortex_worker_restarts_total") == 1
+    assert replica.metric("cortex_in_flight_requests") == 0
+    assert replica.stop() == 0
+
+
+def test_a_worker_that_cannot_be_aborted_is_killed(start: Start) -> None:
+    replica = start(handler(IGNORES_ABORT), request_timeout=int(LIMIT * SECOND))
+    [hung] = replica.worker_pids()
+    with replica.connect() as connection:
+        connection.sendall(HANG)
+        assert _last_words(connection) == b""
+    assert replica.request("GET")[0] == 200
+    assert _said(replica, f"worker 1 (process {hung}) hung and was killed by SIGKILL; it is started again")
+
+
+def test_the_other_worker_answers_meanwhile(start: Start) -> None:
+    replica = start(handler(PATTERN), processes=2, request_timeout=int(LIMIT * SECOND))
+    ports = {worker["pid"]: worker["port"] for worker in replica.health()["workers"]}
+    hung, well = ports
+    with replica.connect(port=ports[hung]) as connection:
+        connection.sendall(HANG)
+        slowest, deadline = 0.0, time.monotonic() + 20
+        while not _said(replica, "it is started again"):
+            assert time.monotonic() < deadline
+            began = time.monotonic()
+            assert replica.request("GET", port=ports[well]) == (200, str(well).encode())
+            assert replica.ready()
+            slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 0.5
+    until(lambda: len(replica.worker_pids()) == 2)
+    assert hung not in replica.worker_pids()
+
+
+def test_work_that_takes_its_time_is_left_alone(start: Start) -> None:
+    """Many calls in a row, together much longer than one may take, each under the lock for most of its time."""
+    source = handler('sum(1 for _ in range(2_000_000)); return "done"')
+    replica = start(source, threads=2, request_timeout=int(LIMIT * SECOND))
+    before = replica.worker_pids()
+    deadline = time.monotonic() + 3 * LIMIT
+    while time.monotonic() < deadline:
+        assert replica.request(body=b'{"work": 1}') == (200, b"done")
+    assert replica.worker_pids() == before
+
+
+def _last_words(connection: socket.socket) -> bytes:
+    """What came before the connection was closed."""
+    try:
+        return b"".join(iter(lambda: connection.recv(4096), b""))
+    except ConnectionResetError:
+        return b""
+
+
+def _said(replica: RunningReplica, words: str) -> dict[str, Any]:
+    return next((line for line in replica.log() if words in line["message"]), {})
+
+
+def _stacks(replica: RunningReplica, process: int) -> str:
+    """What a process wrote that was not for the log."""
+    lines = [line for line in replica.log() if line["process"] == process]
+    return "\n".join(line["message"] for line in lines if line["levelname"] == "ERROR")
