@@ -125,6 +125,7 @@ class Verdict:
 
     Attributes:
         lost: requests whose answer said that a replica died with them: when each was made, and when that was said.
+        refused: requests of a pipeline that was ended before them.
         manners: connections by what they did.
         problems: everything that must not be.
     """
@@ -133,6 +134,7 @@ class Verdict:
     lost: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0
     answered: int = 0
+    refused: int = 0
     manners: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -147,6 +149,8 @@ class Storm:
         record: the file in which the handler notes what it executes.
         serves_http10: whether HTTP/1.0 is served; it is refused with 426 otherwise.
         sees_cut_chunks: whether a chunked body that was cut off is told from one that is complete.
+        ends_pipelines: whether it may end a connection between answers to requests that came at once. Envoy does when
+            two answers have not left yet, and that cannot be set.
         forgives: whether a gateway may answer that a replica died with the request.
         milliseconds: how long calls take; one is drawn for each request.
     """
@@ -162,6 +166,7 @@ class Storm:
         connections: int = CONNECTIONS,
         serves_http10: bool = True,
         sees_cut_chunks: bool = True,
+        ends_pipelines: bool = False,
         forgives: bool = False,
         milliseconds: Sequence[int] = (0, 0, 0, 0, 0, 0, 0, 0, 1, 5),
     ) -> None:
@@ -169,6 +174,7 @@ class Storm:
         self.path = path
         self.serves_http10 = serves_http10
         self.sees_cut_chunks = sees_cut_chunks
+        self.ends_pipelines = ends_pipelines
         self.forgives = forgives
         self.milliseconds = milliseconds
         self.fates: dict[str, Fate] = {}
@@ -218,8 +224,10 @@ class Storm:
             except asyncio.TimeoutError:
                 self.wrong(visit.number, f"{visit.manner}: nothing happens for {PATIENCE:.0f} s")
             except (OSError, Ended, Cut, Nonsense) as error:
+                took = time.monotonic() - visit.began
                 self.wrong(
-                    visit.number, f"{visit.manner}: {type(error).__name__} {error}, after {visit.last}"
+                    visit.number,
+                    f"{visit.manner}: {type(error).__name__} {error} after {took:.3f} s, and {visit.last}",
                 )
             finally:
                 self.verdict.manners[visit.manner] += 1
@@ -317,6 +325,26 @@ class Visit:
                 f"{self.manner}: {request.number} is answered {answer.status} {answer.body[:200]!r}",
             )
 
+    async def expect_in_turn(self, requests: Sequence[Request], and_then: Sequence[Request] = ()) -> bool:
+        """Requests that were sent at once; returns whether all were answered.
+
+        A gateway may end the connection after the first answers. What it has not answered then, it has not taken.
+
+        Args:
+            and_then: sent after them; nobody waits for their answers.
+        """
+        for count, request in enumerate(requests):
+            try:
+                await self.expect(request)
+            except Ended:
+                if not count or not self.storm.ends_pipelines:
+                    raise
+                for each in (*requests[count:], *and_then):
+                    self.storm.fates[each.number] = Fate.REFUSED
+                self.storm.verdict.refused += len(requests) - count
+                return False
+        return True
+
     async def expect_end(self) -> None:
         """Nothing may follow."""
         if rest := await self.connection.rest():
@@ -347,9 +375,8 @@ async def asks_all_at_once(visit: Visit) -> None:
     written = [visit.bytes_of(request) for request in requests[:-1]]
     written.append(visit.bytes_of(requests[-1], {"connection": "close"}))
     visit.connection.writer.write(b"".join(written))
-    for request in requests:
-        await visit.expect(request)
-    await visit.expect_end()
+    if await visit.expect_in_turn(requests):
+        await visit.expect_end()
 
 
 async def sends_byte_by_byte(visit: Visit) -> None:
@@ -445,8 +472,7 @@ async def leaves_after_some(visit: Visit) -> None:
     answered = [visit.request(Fate.ANSWERED) for _ in range(visit.random.randrange(1, 4))]
     abandoned = [visit.request(Fate.ABANDONED) for _ in range(visit.random.randrange(1, 4))]
     visit.connection.writer.write(b"".join(visit.bytes_of(each) for each in (*answered, *abandoned)))
-    for request in answered:
-        await visit.expect(request)
+    await visit.expect_in_turn(answered, and_then=abandoned)
 
 
 async def says_nothing(visit: Visit) -> None:
@@ -494,6 +520,7 @@ class Target:
     cortex: Installation | None
     serves_http10: bool
     sees_cut_chunks: bool
+    ends_pipelines: bool
     idle: float
 
     def storm(self, **options: Any) -> Storm:
@@ -504,6 +531,7 @@ class Target:
             self.record,
             serves_http10=self.serves_http10,
             sees_cut_chunks=self.sees_cut_chunks,
+            ends_pipelines=self.ends_pipelines,
             **options,
         )
 
@@ -561,6 +589,7 @@ def _alone(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             serves_http10=True,
             # granian's WSGI interface ends a body in one way, whether it is complete or its client has gone.
             sees_cut_chunks=way.method in ("async", "generator"),
+            ends_pipelines=False,
             idle=0,
         )
 
@@ -595,6 +624,7 @@ def _behind_gateway(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             cortex=cortex,
             serves_http10=False,
             sees_cut_chunks=True,
+            ends_pipelines=True,
             idle=UPSTREAM_IDLE_TIMEOUT,
         )
     finally:
@@ -625,7 +655,7 @@ def tell(served: Target, seed: int, requests: int) -> int:
     before = resources.now()
     verdict = served.storm(seed=seed, requests=requests).run()
     grown = resources.grown(before, memory=32 * MIB, threads=LAZY, within=served.idle + 15)
-    print(f"  sent {verdict.sent:,} in {verdict.seconds:.0f} s, answered {verdict.answered:,}, "
+    print(f"  sent {verdict.sent:,} in {verdict.seconds:.0f} s, answered {verdict.answered:,}, refused {verdict.refused}, "
           f"problems {len(verdict.problems)}")  # fmt: skip
     print("  " + ", ".join(f"{manner} {count}" for manner, count in verdict.manners.most_common()))
     for was, held in zip(before, resources.now(), strict=True):
