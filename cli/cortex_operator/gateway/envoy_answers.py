@@ -55,9 +55,12 @@ class Answer:
 
 
 def local_replies() -> Document:
-    """`local_reply_config`."""
+    """`local_reply_config`. gRPC clients first: a filter that samples is asked anew in each entry, so what it says
+    for them must not let them fall through to the words for others."""
+    answers = list(_answers())
+    for_grpc = [_to_grpc(answer, answer.grpc) for answer in answers if answer.grpc is not None]
     return {
-        "mappers": [mapper for answer in _answers() for mapper in _mappers(answer)] + [_other_to_grpc()],
+        "mappers": [*for_grpc, _other_to_grpc(), *map(_to_http, answers)],
         "body_format": _json("error", _WHY),
     }
 
@@ -147,11 +150,9 @@ def _overloaded() -> Iterator[Answer]:
         yield Answer(when=when, code="overloaded", message=text, grpc=Grpc.UNAVAILABLE, retry_after=after)
 
 
-def _mappers(answer: Answer) -> Iterator[Document]:
-    if answer.grpc is not None:
-        yield _to_grpc(answer, answer.grpc)
+def _to_http(answer: Answer) -> Document:
     wait = [header("retry-after", str(answer.retry_after))] if answer.retry_after else []
-    yield {
+    return {
         "filter": answer.when,
         "headers_to_add": [*_CORS, *wait],
         "body_format_override": _json(answer.code, answer.message),
