@@ -20,7 +20,8 @@ demo: install
 
 test: install
 	$(BIN)/pytest tests/unit tests/contracts -n 2 -q
-	$(BIN)/pytest tests/integration tests/e2e -q
+	$(BIN)/pytest tests/integration -n 2 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -q
 
 test-swift: install
 	PYTHONPATH=tests $(BIN)/python -m support.swift_server $(BIN)/pytest tests/contracts/test_storage.py \

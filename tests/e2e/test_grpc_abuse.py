@@ -146,13 +146,15 @@ def test_calls_by_hand_are_right(address: tuple[str, int]) -> None:
 def test_everyone_lives_on_as_large_as_before(served: Installation, address: tuple[str, int]) -> None:
     print(f"seed {SEED}")
     answers(address)
-    storm(address, SEED)
     resources = Resources(served.processes())
-    before = resources.now()
-    for number in range(1, 3):
+    measured = []
+    for number in range(4):  # the allocator of grpc's core takes and gives back tens of megabytes
+        storm(address, SEED + number)
+        measured.append(resources.now())
+    for number in range(4, 8):
         storm(address, SEED + number)
         answers(address)
-    assert resources.grown(before, memory=32 * MIB, descriptors=2, threads=1) == []
+    assert resources.grown(resources.most(measured), memory=32 * MIB, descriptors=2, threads=1) == []
     assert health(served, "rpcs")["ready"] is True
 
 

@@ -38,6 +38,19 @@ class Resources:
             for process, name in self._processes.items()
         ]
 
+    @staticmethod
+    def most(measured: Iterable[list[Held]]) -> list[Held]:
+        """The most of everything that each held: what comes and goes is no growth."""
+        return [
+            Held(
+                name=moments[0].name,
+                descriptors=max(held.descriptors for held in moments),
+                threads=max(held.threads for held in moments),
+                memory=max(held.memory for held in moments),
+            )
+            for moments in zip(*measured, strict=True)
+        ]
+
     def grown(
         self, before: list[Held], *, memory: int, descriptors: int = 0, threads: int = 0, within: float = 10
     ) -> list[str]:
