@@ -226,11 +226,12 @@ def _scheduler(application: Application, server: _Server, loop: asyncio.Abstract
 class Exchange:
     """A request and the way back to its client, for who answers without a task (`batching.carrier.Exchange`)."""
 
-    __slots__ = ("_listening", "_protocol", "_server", "loop", "scope")
+    __slots__ = ("_listening", "_protocol", "_request", "_server", "loop", "scope")
 
     def __init__(self, request: Any, server: _Server, loop: asyncio.AbstractEventLoop) -> None:
         self.scope: dict[str, Any] = request.scope
         self.loop = loop
+        self._request = request
         self._protocol = request.proto
         self._server = server
         self._listening: Any = None
@@ -253,6 +254,10 @@ class Exchange:
         if self._listening is not None:
             self._listening.remove_done_callback(None)
             self._listening.cancel()
+
+    def end(self) -> None:
+        self._request.done()
+        self._request = self._protocol = self._listening = None
 
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         send = self.send

@@ -64,6 +64,9 @@ class Exchange(Protocol):
     def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a whole response, without waiting."""
 
+    def end(self) -> None:
+        """Let go of it; a response that is not complete is cut."""
+
 
 class Carrier:
     """Takes the requests that are batched.
@@ -278,6 +281,7 @@ class BatchedRequest:
         finally:
             if called.use is not None:
                 called.use.release()
+            self._exchange.end()
             self._end(status)
 
     def _end(self, status: int) -> None:

@@ -90,6 +90,8 @@ SOURCE = """
                 return StreamingResponse(pieces("abc"), status_code=201)
             if what == "broken stream":
                 return pieces([1, 2])
+            if what == "breaks off":
+                return pieces(["first", 2])
             if what == "callback":
                 return {"called": payload["name"]}, lambda: logger.info("called back for %s", payload["name"])
             if what == "unserializable":
@@ -255,6 +257,14 @@ def test_a_stream_that_breaks(api: Batched) -> None:
 
     assert (broken.status_code, broken.text) == (500, "internal server error")
     assert plain.json()["payload"] == 3
+
+
+def test_a_stream_that_breaks_off_is_cut(api: Batched) -> None:
+    """Not left open, and not ended as if it were whole."""
+    with pytest.raises(httpx.RemoteProtocolError):
+        api.together({"what": "breaks off"})
+
+    api.in_flight(0)
 
 
 def test_a_header_that_cannot_be_sent(api: Batched) -> None:
