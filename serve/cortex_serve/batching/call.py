@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -111,6 +112,8 @@ class BatchCall:
         running = asyncio.run_coroutine_threadsafe(_awaited(value), members[0].loop)
         try:
             result, error = running.result(self._application.request_timeout)
+        except futures.TimeoutError:  # the handler's own are in `error`
+            raise _Ended from None
         finally:
             running.cancel()
         if error is not None:
@@ -133,6 +136,12 @@ class BatchCall:
         return [response.text_error(500, message) for _ in members]
 
     def _all_failed(self, members: Sequence[Member], error: BaseException) -> list[Answer]:
+        if isinstance(error, _Ended):
+            limit = self._application.request_timeout
+            self._application.log.logger.warning(
+                "a call of handle_post was ended: it did not finish within %g s", limit
+            )
+            return [self._application.timed_out(member.request_id) for member in members]
         self._application.log_failure(error)
         if isinstance(error, LoadFailed | ModelUnavailable):
             message = "a model that the requests of this batch need is not available; try again"
@@ -142,6 +151,10 @@ class BatchCall:
                 for member in members
             ]
         return [response.text_error(500, "internal server error") for _ in members]
+
+
+class _Ended(Exception):
+    """A coroutine took longer than requests may take."""
 
 
 async def _awaited(awaitable: Any) -> tuple[Any, BaseException | None]:

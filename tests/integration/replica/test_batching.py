@@ -508,6 +508,29 @@ def test_an_async_method(serve: Start) -> None:
     assert api.replica.metric("cortex_worker_restarts_total") == 0
 
 
+def test_an_async_method_that_takes_too_long(serve: Start) -> None:
+    """It is cancelled, and its worker stays."""
+    api = serve(
+        """
+        import asyncio
+
+        class Handler:
+            def __init__(self, config): pass
+            async def handle_post(self, payload):
+                await asyncio.sleep(60 if "long" in payload else 0)
+                return payload
+        """,
+        request_timeout=1000 * MILLISECOND,
+    )
+
+    late = api.post("long")
+    assert (late.status_code, late.json()["code"]) == (504, "timeout")
+    ended = "a call of handle_post was ended: it did not finish within 1 s"
+    until(lambda: ended in api.replica.messages())
+    assert api.post("short").text == "short"
+    assert not [line for line in api.replica.log() if line["levelname"] == "ERROR"]
+
+
 def test_whoever_waits_is_answered_before_the_end(serve: Start) -> None:
     api = serve()
     first = api.hold()
