@@ -19,8 +19,7 @@ from botocore.exceptions import (
 )
 
 from cortex_core.errors import Changed, CortexError, StorageRefused
-from cortex_core.storage.deadline import Deadline, DeadlinePassed
-from cortex_core.storage.protocol import Stopped
+from cortex_core.storage.deadline import Deadline
 from cortex_core.storage.s3_bucket import Bucket
 
 _CHUNK_BYTES = 1024 * 1024
@@ -131,7 +130,7 @@ class _Download:
         failures = 0
         while True:
             try:
-                source = body or self._body(start, end)
+                source = Source(body or self._body(start, end))
                 with _closed(source):
                     for chunk in self._chunks(source, end - start, whole=whole):
                         self._write(start, chunk)
@@ -158,7 +157,7 @@ class _Download:
             )
         return answer["Body"]
 
-    def _chunks(self, source: Any, size: int, *, whole: bool) -> Iterator[bytes]:
+    def _chunks(self, source: Source, size: int, *, whole: bool) -> Iterator[bytes]:
         """The next `size` bytes; of a whole object also its end, where boto3 compares checksums."""
         while size > 0 or whole:
             if self._failed.is_set():
@@ -171,16 +170,8 @@ class _Download:
             yield chunk
             size -= len(chunk)
 
-    def _read(self, source: Any, size: int) -> bytes:
-        def read() -> bytes:
-            try:
-                chunk: bytes = source.read(size)
-                return chunk
-            finally:
-                if self._deadline.passed:
-                    source.close()
-
-        return self._deadline.run(read)
+    def _read(self, source: Source, size: int) -> bytes:
+        return self._deadline.run(lambda: source.read(size))
 
     def _write(self, start: int, chunk: bytes) -> None:
         with self._writing:
@@ -200,16 +191,47 @@ class _Download:
             raise _Corrupt("what comes contradicts its checksum")
 
 
+class Source:
+    """A body that is read by a thread which may be abandoned, and is closed exactly when nobody reads it any more.
+
+    Args:
+        body: has `read` and `close`; to close it while it is read would wait for that.
+    """
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+        self._lock = Lock()
+        self._is_read = False
+        self._given_up = False
+
+    def read(self, size: int) -> bytes:
+        with self._lock:
+            self._is_read = True
+        try:
+            chunk: bytes = self._body.read(size)
+            return chunk
+        finally:
+            with self._lock:
+                self._is_read = False
+                close = self._given_up
+            if close:
+                self._body.close()
+
+    def give_up(self) -> None:
+        """Close it; if it is being read, then when that ends."""
+        with self._lock:
+            self._given_up = True
+            close = not self._is_read
+        if close:
+            self._body.close()
+
+
 @contextmanager
-def _closed(source: Any) -> Iterator[None]:
+def _closed(source: Source) -> Iterator[None]:
     try:
         yield
-    except (DeadlinePassed, Stopped):
-        raise  # it may still be read by the abandoned thread, which then closes it; closing here would wait
-    except BaseException:
-        source.close()
-        raise
-    source.close()
+    finally:
+        source.give_up()
 
 
 def _parts(size: int, part_bytes: int) -> list[tuple[int, int]]:

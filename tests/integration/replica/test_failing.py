@@ -163,7 +163,9 @@ def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start, share:
     assert sum(answered) > 100
     counted = replica.metric("cortex_status_code_total")
     assert counted <= sum(answered) + sum(lost)
-    until(lambda: supervisor.num_fds() == descriptors)
+    until(
+        lambda: supervisor.num_fds() <= descriptors
+    )  # at first a question for its health may have been open
 
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_later(start: Start) -> None:
