@@ -59,8 +59,12 @@ def download(
         if is_over():
             raise Stopped
         path = to / file.path
-        storage.download(version.prefix + file.path, path, etag=file.etag, stopped=is_over)
-        _check(file, path, manifest, is_over)
+        try:
+            storage.download(version.prefix + file.path, path, etag=file.etag, stopped=is_over)
+            _check(file, path, manifest, is_over)
+        except BaseException:
+            failed.set()  # here, so that no thread goes on to the next file before anybody has looked
+            raise
 
     with ThreadPoolExecutor(min(FILES_AT_ONCE, len(version.files)), "cortex-fetch-file") as threads:
         try:
@@ -91,8 +95,9 @@ def _make_folders(to: Path, files: Iterable[ModelFile]) -> list[Path]:
 def _wait(futures: list[Future[None]], meanwhile: Callable[[], None], every: float) -> None:
     while True:
         done, waiting = wait(futures, timeout=every, return_when=FIRST_EXCEPTION)
-        errors = [error for future in done if (error := future.exception()) is not None]
-        if errors:
+        if any(future.exception() is not None for future in done):
+            wait(futures)  # they end soon; the one that failed may not be the first to have ended
+            errors = [error for future in futures if (error := future.exception()) is not None]
             raise next((error for error in errors if not isinstance(error, Stopped)), errors[0])
         if not waiting:
             return
