@@ -45,6 +45,16 @@ class Served:
         line: dict[str, Any] = wait_for(found, within=10, what=f"{text!r} in the log")
         return line
 
+    def wait_for_access(self, request_id: str) -> list[Any]:
+        """Method, path and status of a request that was answered; its line comes after the answer."""
+
+        def found() -> list[Any] | None:
+            lines = self.log(request_id=request_id)
+            return next((line["access"] for line in lines if "access" in line), None)
+
+        access: list[Any] = wait_for(found, within=10, what=f"the access line of {request_id!r}")
+        return access
+
     def raw(self, data: bytes, *, end: bool = False) -> bytes:
         """Send bytes over a new connection; what comes back until it closes or rests for a second."""
         with socket.create_connection(self.address, timeout=10) as connection:
