@@ -340,8 +340,12 @@ def test_async_methods_interleave(async_api: Served) -> None:
         within=10,
         what="those whose client left were cancelled",
     )
-    statuses = [line["access"][2] for line in async_api.log() if "access" in line]
-    assert statuses == [499] * 8
+
+    def statuses() -> list[int]:
+        return [line["access"][2] for line in async_api.log() if "access" in line]
+
+    wait_for(lambda: len(statuses()) == 8, within=10, what="their access lines")
+    assert statuses() == [499] * 8
     assert async_api.client.post("/?a=1", json=1, headers={"x-h": "h"}).status_code == 200
 
 
