@@ -140,7 +140,7 @@ WORKLOADS = (
         raw=True,
     ),
     _batches(32, BATCHERS),
-    *(_batches(size, ("ours",)) for size in (8, 16, 64)),
+    *(_batches(size, ("ours",)) for size in (8, 16, 36, 48, 64)),
     _echo(name="echo-1", title="echo, one client", clients=1, only=LAYERS),
     _iris(name="iris-1", title="iris, one client", clients=1, only=LAYERS),
 )

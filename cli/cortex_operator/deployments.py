@@ -14,15 +14,19 @@ from typing import Any
 from cortex_core.release import Release
 from cortex_core.spec.types import models_of
 from cortex_operator.backends.protocol import Backend, LogQuery, PreparationFailed, Replica
+from cortex_operator.catching_up import behind
 from cortex_operator.clock import Bell, Clock, heard
 from cortex_operator.gateway.protocol import GatewayFailed
 from cortex_operator.log_tail import LINES, as_text
+from cortex_operator.model_reports import Ask, NoReport, Report
 from cortex_operator.router import Router
 from cortex_operator.routes import slot
 from cortex_operator.state import State, StoredDeployment
 from cortex_operator.workloads import Workloads
 
 NANOSECONDS = 10**9
+CAUGHT_UP = 0.05
+"""Seconds between two looks at models that catch up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,8 @@ class Limits:
         ready: for starting replicas to get ready, or to say that they are further on their way than before; with
             models, `load_timeout` comes on top.
         longest: from starting replicas until all are ready, however much they say.
+        catching_up: for replicas that are ready to serve versions of models that are as new as those of the replicas they
+            replace.
         drain: for requests in flight at replicas that are replaced.
         look: the longest time between two looks at the backend.
         failures: so many deaths of a replica before it was ever ready end the deployment.
@@ -43,6 +49,7 @@ class Limits:
     preparing: float = 1800.0
     ready: float = 600.0
     longest: float = 4 * 3600.0
+    catching_up: float = 10.0
     drain: float = 60.0
     look: float = 1.0
     failures: int = 2
@@ -62,6 +69,7 @@ class Deployments:
 
     Args:
         bell: rings when something that the backend shows has changed.
+        ask: asks a replica for its models.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class Deployments:
         clock: Clock,
         bell: Bell,
         limits: Limits,
+        ask: Ask,
     ) -> None:
         self._state = state
         self._backend = backend
@@ -82,6 +91,7 @@ class Deployments:
         self._clock = clock
         self._bell = bell
         self._limits = limits
+        self._ask = ask
 
     async def carry_out(self, deployment: StoredDeployment) -> None:
         """Bring a deployment to its end, from wherever it is; it is finished when this returns."""
@@ -100,6 +110,7 @@ class Deployments:
             self._state.starting(deployment.id)
             failure = await self._start(deployment)
         if failure is None:
+            await self._catch_up(deployment)
             self._state.switching(deployment.id)
         return failure
 
@@ -143,6 +154,45 @@ class Deployments:
             if left <= 0:
                 return await self._too_slow(deployment, replicas, ready, patience.passed)
             await heard(ring, self._clock, min(left, self._limits.look))
+
+    async def _catch_up(self, deployment: StoredDeployment) -> None:
+        """Wait until the new replicas serve models as new as the old ones do; not for ever, since both are good."""
+        until = self._clock.monotonic() + self._limits.catching_up
+        while names := await self._behind(deployment):
+            if self._clock.monotonic() >= until:
+                what = (
+                    f"switched although new replicas serve older versions than before of {', '.join(names)}"
+                )
+                self._state.event(deployment.api, "warning", what)
+                return
+            self._state.progress(deployment.id, f"ready, and loading newer versions of {', '.join(names)}")
+            await self._clock.sleep(CAUGHT_UP)
+
+    async def _behind(self, deployment: StoredDeployment) -> list[str]:
+        """Models of which the new replicas serve an older version than the old ones."""
+        stored = self._state.api(deployment.api)
+        live = None if stored is None else stored.live
+        if live is None or live.workload_id == deployment.workload_id:
+            return []
+        before = self._state.release(deployment.api, live.release_id)
+        models = models_of(self._release(deployment).spec)
+        if before is None or models is None or models_of(before.spec) != models:
+            return []
+        ready = [each for each in await self._backend.observe() if each.state == "ready"]
+        old = await self._reports([each for each in ready if each.workload == live.workload_id])
+        new = await self._reports([each for each in ready if each.workload == deployment.workload_id])
+        return behind(old, new)
+
+    async def _reports(self, replicas: Sequence[Replica]) -> list[Report]:
+        """What they say of their models; nothing if they do not answer, and then they are not waited for."""
+
+        async def said(replica: Replica) -> Report:
+            try:
+                return await self._ask(replica)
+            except NoReport:
+                return ()
+
+        return await asyncio.gather(*(said(each) for each in replicas))
 
     def _patience(self, deployment: StoredDeployment) -> Patience:
         models = models_of(self._release(deployment).spec)

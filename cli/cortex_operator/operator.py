@@ -109,11 +109,12 @@ class Operator:
         self._bell = Bell()
         self._state = State(home.operator / "state.db", now=clock.now, changed=self._bell.ring)
         self._projects = Projects(bucket=open_storage(home.bucket.as_uri()), folder=home.projects)
-        self._reconciler = Reconciler(
-            state=self._state, backend=backend, gateway=gateway, clock=clock, limits=limits
-        )
         self._admin_ports = AdminPorts()
-        self._reports = ModelReports(ask or self._admin_ports.ask, clock=clock)
+        ask = ask or self._admin_ports.ask
+        self._reconciler = Reconciler(
+            state=self._state, backend=backend, gateway=gateway, clock=clock, limits=limits, ask=ask
+        )
+        self._reports = ModelReports(ask, clock=clock)
         self._list_locations = list_locations
         self._listing = asyncio.Semaphore(MOST_LISTING)
         self._planning = asyncio.Lock()  # who decides what shall run

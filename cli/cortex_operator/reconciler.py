@@ -12,6 +12,7 @@ from cortex_operator.backends.protocol import Backend, PreparationFailed
 from cortex_operator.clock import Bell, Clock, heard
 from cortex_operator.deployments import Deployments, Limits
 from cortex_operator.gateway.protocol import Gateway
+from cortex_operator.model_reports import Ask
 from cortex_operator.router import Router
 from cortex_operator.state import State, StateUnusable
 from cortex_operator.workloads import Workloads
@@ -34,7 +35,7 @@ class Reconciler:
     """
 
     def __init__(
-        self, *, state: State, backend: Backend, gateway: Gateway, clock: Clock, limits: Limits
+        self, *, state: State, backend: Backend, gateway: Gateway, clock: Clock, limits: Limits, ask: Ask
     ) -> None:
         self._state = state
         self._backend = backend
@@ -51,6 +52,7 @@ class Reconciler:
             clock=clock,
             bell=self._bell,
             limits=limits,
+            ask=ask,
         )
         self._restored: set[str] = set()
         self._failures: dict[str, tuple[int, str | None]] = {}  # by replica: deaths so far, the last reason

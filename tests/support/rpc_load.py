@@ -49,12 +49,17 @@ class RpcLoad:
     Args:
         target: `host:port` of a gateway.
         pause: seconds between a client's RPCs.
+        skew: by how many versions the replicas of a new release may be behind those of the last one, which swap by
+            themselves.
     """
 
-    def __init__(self, target: str, *, channels: int = 4, pause: float = 0.005, timeout: float = 20) -> None:
+    def __init__(
+        self, target: str, *, channels: int = 4, pause: float = 0.005, timeout: float = 20, skew: int = 0
+    ) -> None:
         self._target = target
         self._pause = pause
         self._timeout = timeout
+        self._skew = skew
         self._stop = threading.Event()
         self._reports = [Report() for _ in range(channels)]
         self._threads = [
@@ -88,7 +93,7 @@ class RpcLoad:
     def _client(self, number: int) -> None:
         report = self._reports[number]
         with grpc.insecure_channel(self._target, options=OPTIONS) as channel:
-            client = _Client(compiled()[1].FormsStub(channel), report, self._timeout)
+            client = _Client(compiled()[1].FormsStub(channel), report, self._timeout, self._skew)
             for count in itertools.count():
                 if self._stop.wait(self._pause):
                     return
@@ -105,10 +110,11 @@ class RpcLoad:
 class _Client:
     """Asks in each form and checks what is answered."""
 
-    def __init__(self, stub: Any, report: Report, timeout: float) -> None:
+    def __init__(self, stub: Any, report: Report, timeout: float, skew: int) -> None:
         self._stub = stub
         self._report = report
         self._timeout = timeout
+        self._skew = skew
         self._last = (0, 0)
 
     def once(self, number: int) -> None:
@@ -146,7 +152,8 @@ class _Client:
         says = (told.rpc, told.number, told.count)
         assert says == (rpc, number, count), f"{says} instead of {(rpc, number, count)}"
         seen = (told.release, told.version)
-        if seen[0] < self._last[0] or seen[1] < self._last[1]:
+        skew = self._skew if seen[0] > self._last[0] else 0
+        if seen[0] < self._last[0] or seen[1] < self._last[1] - skew:
             self._report.went_back.append(f"{rpc}: {seen} after {self._last}")
         self._last = seen
         self._report.versions.add(told.version)
