@@ -178,7 +178,11 @@ class Deployments:
         models = models_of(self._release(deployment).spec)
         if before is None or models is None or models_of(before.spec) != models:
             return []
-        ready = [each for each in await self._backend.observe() if each.state == "ready"]
+        ready = [
+            each
+            for each in await self._backend.observe()
+            if each.state == "ready" and each.admin_port is not None
+        ]
         old = await self._reports([each for each in ready if each.workload == live.workload_id])
         new = await self._reports([each for each in ready if each.workload == deployment.workload_id])
         return behind(old, new)
