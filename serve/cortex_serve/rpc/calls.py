@@ -25,7 +25,7 @@ from cortex_serve import signatures, tracebacks
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
 from cortex_serve.rpc.service import Rpc, Service
 from cortex_serve.rpc.streams import Inlet, Outlet, Running, whole
-from cortex_serve.rpc.threads import HandlerThreads, Wakeups
+from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
 from cortex_serve.stats import CLIENT_CLOSED, Stats
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Calls:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.wakeups = Wakeups(self.loop)
-        self.threads = threads
+        self.handover = Handover(self.loop, threads.start)
         self.stats = stats
         self.log = log
         self.begin = begin
@@ -266,7 +266,7 @@ class _Call:
             self._outlet = Outlet(calls.wakeups)
         self._working = True
         inside = contextvars.copy_context()
-        calls.threads.start(lambda: self._work(inside, request, context, done))
+        calls.handover.start(lambda: self._work(inside, request, context, done))
         try:
             if self._outlet is not None:
                 await self._outlet.send(self._real.write)

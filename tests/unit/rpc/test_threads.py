@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from cortex_serve.rpc.threads import HandlerThreads, Wakeups
+from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
 
 
 def test_work_is_begun_in_order_on_so_many_threads() -> None:
@@ -48,3 +50,51 @@ def test_calls_from_threads_reach_the_loop_in_order() -> None:
         return came
 
     assert asyncio.run(main()) == list(range(1000))
+
+
+class FakeLoop:
+    """An event loop whose turns and time the test makes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._soon: list[Callable[[], object]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._soon.append(callback)
+
+    def turn(self, seconds: float) -> bool:
+        """Whether there was anything to do."""
+        soon, self._soon = self._soon, []
+        self.now += seconds
+        for callback in soon:
+            callback()
+        return bool(soon)
+
+
+def handed_over(*, turn: float, calls: int, turns_between: int) -> list[list[int]]:
+    """The calls that each hand-over brought, when a turn of the loop takes `turn` seconds."""
+    loop: Any = FakeLoop()
+    brought: list[list[int]] = [[]]
+    handover = Handover(loop, lambda work: work())
+    for number in range(calls):
+        handover.start(lambda number=number: brought[-1].append(number))
+        for _ in range(turns_between):
+            loop.turn(turn)
+            if brought[-1]:
+                brought.append([])
+    while loop.turn(turn):
+        pass
+    return [each for each in brought if each]
+
+
+def test_calls_that_come_one_after_the_other_are_handed_over_together() -> None:
+    assert handed_over(turn=0.00001, calls=5, turns_between=4) == [[0, 1, 2, 3, 4]]
+    assert handed_over(turn=0.00001, calls=3, turns_between=20) == [[0], [1], [2]]
+
+
+def test_a_call_does_not_wait_for_others_while_the_loop_is_slow() -> None:
+    assert handed_over(turn=0.005, calls=3, turns_between=1) == [[0], [1], [2]]
+    assert handed_over(turn=0.0009, calls=6, turns_between=1) == [[0, 1, 2], [3, 4, 5]]
