@@ -1,6 +1,6 @@
 """From an RPC to the handler's method of its name, and back.
 
-    grpcio ─▶ Calls.answer ─▶ admission ─▶ a thread, or the event loop: the method ─▶ messages, status ─▶ grpcio
+    grpcio ─▶ _Call ─▶ admission ─▶ a thread, or the event loop: the method ─▶ messages, status ─▶ grpcio
 
 All counting is done on the event loop. An RPC counts as in flight until its method has ended, also when the client
 has not waited for that.
@@ -24,7 +24,7 @@ from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
 from cortex_serve import signatures, tracebacks
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
 from cortex_serve.rpc.service import Rpc, Service
-from cortex_serve.rpc.streams import Inlet, Outlet, Running, whole
+from cortex_serve.rpc.streams import Inlet, Outlet, Running, settled, whole
 from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
 from cortex_serve.stats import CLIENT_CLOSED, Stats
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 INTERNAL_SERVER_ERROR = "internal server error"
 _STILL_THERE = 1.0
+_ROUNDED = 0.01
+"""Share of a deadline by which it may have grown on its way to the server."""
+_UNDERWAY = 0.1
+"""Seconds that the request, with the deadline, may have taken longer to the server than that the client has left."""
 _AGAIN = ("grpc-retry-pushback-ms", "1000")
 
 
@@ -161,7 +165,7 @@ class Calls:
     def handlers(self) -> Any:
         """The service, as grpcio takes it."""
         handlers = {
-            name: _FORMS[method.rpc.takes_stream, method.rpc.gives_stream](self._behavior(method))
+            name: _FORMS[method.rpc.gives_stream](self._behavior(method))
             for name, method in self._methods.items()
         }
         return grpc.method_handlers_generic_handler(self._service.name, handlers)
@@ -170,11 +174,11 @@ class Calls:
         path = f"/{self._service.name}/{method.rpc.name}"
         timeout = self._timeout if method.rpc.gives_stream else self._unary_timeout
 
-        async def answer(request: Any, real: Any) -> bytes | None:
-            call = _Call(self, method, path, real)
+        async def answer(messages: Any, real: Any) -> bytes | None:
+            call = _Call(self, method, path, real, timeout)
             if self.counters.in_flight > self._max_in_flight:
                 await call.refuse(f"{self._max_in_flight} requests are being answered already; try again")
-            return await call.answer(request, timeout)
+            return await call.answer(messages)
 
         return answer
 
@@ -189,13 +193,15 @@ class Calls:
 class _Call:
     """One RPC."""
 
-    def __init__(self, calls: Calls, method: Method, path: str, real: Any) -> None:
+    def __init__(self, calls: Calls, method: Method, path: str, real: Any, timeout: float | None) -> None:
         self._calls = calls
         self._method = method
         self._path = path
         self._real = real
+        self._timeout = timeout
         self._started = calls.latest = perf_counter()
-        self._status = CLIENT_CLOSED
+        self._ends = None if timeout is None else self._started + timeout
+        self._status = 0
         self._working = False
         self._answered = False
         self._stopped: tuple[Any, str] | None = None
@@ -220,13 +226,13 @@ class _Call:
         finally:
             self._finish()
 
-    async def answer(self, request: Any, timeout: float | None) -> bytes | None:
+    async def answer(self, messages: Any) -> bytes | None:
         timer = None
-        if timeout is not None:
-            late = (grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {timeout:g} s")
-            timer = self._calls.loop.call_later(timeout, self._stop, late)
+        if self._timeout is not None:
+            timer = self._calls.loop.call_later(self._timeout, self._stop_late)
         try:
             try:
+                request = messages if self._method.rpc.takes_stream else await self._only_message()
                 message = await (
                     self._awaited(request) if self._method.is_async else self._on_thread(request)
                 )
@@ -251,13 +257,41 @@ class _Call:
                 timer.cancel()
             self._give_up()
             self._answered = True
+            self._status = self._status or self._left()
             if not self._working:
                 self._finish()
+
+    async def _only_message(self) -> bytes:
+        """The request, which grpcio is asked for here so that a request that never comes is known, too."""
+        try:
+            message = await self._real.read()
+        except grpc.aio.UsageError as error:  # the server has been stopped
+            raise Cancelled(str(error)) from error
+        if message is grpc.aio.EOF:
+            await settled()
+            name = self._method.rpc.request.DESCRIPTOR.full_name
+            raise InvalidMessage(f"the request has no message, and must have one of type {name}")
+        data: bytes = message
+        return data
+
+    def _left(self) -> int:
+        """The status of an RPC that its client ended: at its deadline, or before.
+
+        Clients tell both in the same way, and their deadlines pass a moment before the server's copies of them.
+        """
+        remaining = self._real.time_remaining()
+        if remaining is None:
+            return CLIENT_CLOSED
+        elapsed = perf_counter() - self._started
+        is_late = remaining <= elapsed * _ROUNDED + min(elapsed, _UNDERWAY)
+        return _HTTP_STATUS[grpc.StatusCode.DEADLINE_EXCEEDED] if is_late else CLIENT_CLOSED
 
     async def _on_thread(self, request: Any) -> bytes | None:
         calls, method = self._calls, self._method
         done = calls.loop.create_future()
-        self._context = context = PlainContext(self._real, run=self._run_on_loop, cancel=self._cancel)
+        self._context = context = PlainContext(
+            self._real, self._ends, run=self._run_on_loop, cancel=self._cancel
+        )
         filling = None
         if method.rpc.takes_stream:
             self._inlet = Inlet(method.parsed, calls.wakeups)
@@ -284,7 +318,7 @@ class _Call:
         failure: BaseException | None = None
         running = Running(self._calls.stats.counters())
         try:
-            if context.active and context.time_remaining() != 0:  # else nobody waits for it any more
+            if context.active and self._real.time_remaining() != 0:  # else nobody waits for it any more
                 message = inside.run(self._call, request, context, running)
             else:
                 failure = Cancelled("the client has left before its turn")
@@ -335,7 +369,9 @@ class _Call:
     async def _awaited(self, request: Any) -> bytes | None:
         calls, method = self._calls, self._method
         messages = _parsed(request, method.parsed) if method.rpc.takes_stream else None
-        self._context = context = AsyncContext(self._real, read=partial(_next, messages), write=self._write)
+        self._context = context = AsyncContext(
+            self._real, self._ends, read=partial(_next, messages), write=self._write
+        )
         calls.stats.calls[self] = perf_counter()
         if method.rpc.gives_stream:
             calls.patient.add(self)
@@ -372,6 +408,9 @@ class _Call:
     def _cancel(self) -> None:
         """What `context.cancel` does, on the thread."""
         self._calls.wakeups.call(self._stop, (grpc.StatusCode.CANCELLED, "the method has cancelled it"))
+
+    def _stop_late(self) -> None:
+        self._stop((grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._timeout:g} s"))
 
     def _stop(self, status: tuple[Any, str]) -> None:
         """End it with a status now; the method is told, and may go on."""
@@ -503,12 +542,11 @@ def _uncancel(task: Any) -> None:
         task.uncancel()
 
 
-_FORMS: dict[tuple[bool, bool], Callable[..., Any]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
+_FORMS: dict[bool, Callable[..., Any]] = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
 }
+"""By whether the answer is a stream. Of requests grpcio need not know: on the wire, one message is a stream of one."""
 
 _HTTP_STATUS = {
     grpc.StatusCode.CANCELLED: CLIENT_CLOSED,
