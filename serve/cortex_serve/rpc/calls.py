@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
 from cortex_serve import signatures, tracebacks
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
+from cortex_serve.rpc.deadlines import Deadlines
 from cortex_serve.rpc.service import Rpc, Service
 from cortex_serve.rpc.streams import Inlet, Outlet, Running, settled, whole
 from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
@@ -157,8 +158,9 @@ class Calls:
         self.patient: set[object] = set()
         self._service = service
         self._methods = methods
-        self._timeout = timeout
-        self._unary_timeout = timeout or unary_timeout
+        self.timeout = timeout or unary_timeout
+        self.deadlines = Deadlines(self.loop, self.timeout, _Call.stop_late)
+        self._limits_streams = timeout is not None
         self._max_in_flight = max_in_flight
         self.loop.call_later(_STILL_THERE, self._say_still_there)
 
@@ -172,10 +174,10 @@ class Calls:
 
     def _behavior(self, method: Method) -> Callable[..., Coroutine[Any, Any, bytes | None]]:
         path = f"/{self._service.name}/{method.rpc.name}"
-        timeout = self._timeout if method.rpc.gives_stream else self._unary_timeout
+        is_limited = self._limits_streams or not method.rpc.gives_stream
 
         async def answer(messages: Any, real: Any) -> bytes | None:
-            call = _Call(self, method, path, real, timeout)
+            call = _Call(self, method, path, real, is_limited=is_limited)
             if self.counters.in_flight > self._max_in_flight:
                 await call.refuse(f"{self._max_in_flight} requests are being answered already; try again")
             return await call.answer(messages)
@@ -193,14 +195,32 @@ class Calls:
 class _Call:
     """One RPC."""
 
-    def __init__(self, calls: Calls, method: Method, path: str, real: Any, timeout: float | None) -> None:
+    __slots__ = (
+        "_answered",
+        "_calls",
+        "_context",
+        "_ends",
+        "_id",
+        "_inlet",
+        "_method",
+        "_outlet",
+        "_path",
+        "_real",
+        "_started",
+        "_status",
+        "_stopped",
+        "_task",
+        "_use",
+        "_working",
+    )
+
+    def __init__(self, calls: Calls, method: Method, path: str, real: Any, *, is_limited: bool) -> None:
         self._calls = calls
         self._method = method
         self._path = path
         self._real = real
-        self._timeout = timeout
         self._started = calls.latest = perf_counter()
-        self._ends = None if timeout is None else self._started + timeout
+        self._ends = self._started + calls.timeout if is_limited else None
         self._status = 0
         self._working = False
         self._answered = False
@@ -227,9 +247,8 @@ class _Call:
             self._finish()
 
     async def answer(self, messages: Any) -> bytes | None:
-        timer = None
-        if self._timeout is not None:
-            timer = self._calls.loop.call_later(self._timeout, self._stop_late)
+        if self._ends is not None:
+            self._calls.deadlines.begin(self)
         try:
             try:
                 request = messages if self._method.rpc.takes_stream else await self._only_message()
@@ -243,8 +262,7 @@ class _Call:
                 _uncancel(self._task)
                 await self._end_with(*self._stopped)
             except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
-                if timer is not None:
-                    timer.cancel()
+                self._calls.deadlines.end(self)
                 await self._fail(error)
             assert self._context is not None
             if self._context.aborted or self._context.has_status:
@@ -253,8 +271,7 @@ class _Call:
             self._status = 200
             return message
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._calls.deadlines.end(self)
             self._give_up()
             self._answered = True
             self._status = self._status or self._left()
@@ -303,7 +320,7 @@ class _Call:
         calls.handover.start(lambda: self._work(inside, request, context, done))
         try:
             if self._outlet is not None:
-                await self._outlet.send(self._real.write)
+                await self._outlet.send(self._send)
             message: bytes | None = await done
             return message
         finally:
@@ -400,7 +417,15 @@ class _Call:
                 await messages.aclose()
 
     async def _write(self, message: Any) -> None:
-        await self._real.write(self._method.encoded(message))
+        await self._send(self._method.encoded(message))
+
+    async def _send(self, message: bytes) -> None:
+        try:
+            await self._real.write(message)
+        except (
+            grpc.aio.InternalError
+        ) as error:  # grpcio knows that the client has left, and has yet to say so
+            raise Cancelled("the client has gone") from error
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._calls.loop).result()
@@ -409,8 +434,9 @@ class _Call:
         """What `context.cancel` does, on the thread."""
         self._calls.wakeups.call(self._stop, (grpc.StatusCode.CANCELLED, "the method has cancelled it"))
 
-    def _stop_late(self) -> None:
-        self._stop((grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._timeout:g} s"))
+    def stop_late(self) -> None:
+        """It has taken as long as it may."""
+        self._stop((grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._calls.timeout:g} s"))
 
     def _stop(self, status: tuple[Any, str]) -> None:
         """End it with a status now; the method is told, and may go on."""
@@ -474,6 +500,7 @@ class _Call:
         self._calls.log.access("GRPC", self._path, self._status, seconds, self._id)
         if self._use is not None:
             self._use.release()
+        self._context = self._task = None  # which know this call: else it would stay until a collection
 
 
 class _Stopped(Exception):

@@ -90,6 +90,11 @@ def ends_late(wait: Callable[[], Any]) -> None:
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def seen_all(api: Served) -> None:
+    """Wait for an answer to what is sent now: the server has seen all that was sent before."""
+    api.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
+
+
 def lines_of(api: Served, name: str) -> list[int]:
     """Statuses of its access lines, once there is one and one of an RPC after it."""
     api.wait_for_access(name)
@@ -110,6 +115,7 @@ def test_a_deadline_or_a_cancellation_while_the_method_runs_or_waits_for_its_tur
         ends_late(running.result)
         ends_late(waiting.result)
         given_up.cancel()
+        seen_all(api)
     assert [lines_of(api, name) for name in ("running", "waiting")] == [[LATE], [LATE]]
     assert lines_of(api, "given-up") == [CANCELLED]
 
@@ -120,6 +126,7 @@ def test_a_deadline_or_a_cancellation_in_a_stream(api: Served, gate: Callable[[]
         stream = api.stub.Count(api.text("wait"), timeout=60.0, metadata=named("given-up"))
         next(stream)
         stream.cancel()
+        seen_all(api)
     assert lines_of(api, "late") == [LATE]
     assert lines_of(api, "given-up") == [CANCELLED]
 
@@ -136,8 +143,7 @@ def test_a_request_that_never_comes(api: Served, method: str) -> None:
     late = ask.future(nothing(), timeout=1.0, metadata=named("late"))
     ends_late(late.result)
     given_up = ask.future(nothing(), timeout=60.0, metadata=named("given-up"))
-    check = api.channel.unary_unary("/grpc.health.v1.Health/Check")
-    check(b"", timeout=20)  # an answer to what was sent after it: the server has seen it
+    seen_all(api)
     given_up.cancel()
     ended.set()
     assert lines_of(api, "late") == [LATE]
