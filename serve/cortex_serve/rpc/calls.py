@@ -317,7 +317,9 @@ class _Call:
             self._outlet = Outlet(calls.wakeups)
         self._working = True
         inside = contextvars.copy_context()
-        calls.handover.start(lambda: self._work(inside, request, context, done))
+        calls.handover.start(
+            lambda: self._work(inside, request, context, done), is_alone=calls.counters.in_flight == 1
+        )
         try:
             if self._outlet is not None:
                 await self._outlet.send(self._send)

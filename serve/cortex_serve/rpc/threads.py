@@ -79,12 +79,19 @@ class Handover:
         self._loop = loop
         self._start = start
         self._gathered: list[Callable[[], object]] = []
-        self._seen = 0
+        self._seen = 1
         self._quiet = 0
         self._until = 0.0
 
-    def start(self, work: Callable[[], object]) -> None:
-        """Run `work`, which must not raise, on a thread soon."""
+    def start(self, work: Callable[[], object], *, is_alone: bool) -> None:
+        """Run `work`, which must not raise, on a thread soon.
+
+        Args:
+            is_alone: there is no other call. Who was alone the last time, too, is not kept waiting.
+        """
+        if is_alone and self._seen == 1:
+            self._start(work)
+            return
         self._gathered.append(work)
         if len(self._gathered) == 1:
             self._seen = self._quiet = 0
