@@ -137,12 +137,17 @@ def test_what_is_no_message_is_refused(channel: grpc.Channel) -> None:
     assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)
 
 
-def test_deadlines_are_kept(forms: Any) -> None:
+def test_deadlines_are_kept_and_logged(deployed: Deployed, forms: Any) -> None:
     began = time.monotonic()
     with pytest.raises(grpc.RpcError) as late:
         forms.Once(ask(1, seconds=3), timeout=0.5)
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - began < 1.5
+    wait_for(
+        lambda: "GRPC /rpcs.Forms/Once 504" in deployed.cortex.run("logs", "rpcs").stdout,
+        within=10,
+        what="the call's line in the log, when its method has ended",
+    )
 
 
 def test_a_cancelled_stream_ends_its_generator(deployed: Deployed, forms: Any) -> None:

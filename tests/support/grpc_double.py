@@ -7,7 +7,8 @@ Its service is `speech.Recognizer`; messages are plain bytes. The client's metad
     Sum       many → one     the sum of the messages' sizes
     Chat      many → many    each message comes back
 
-Every answer begins with the double's version and a space; `Seen` answers how many calls arrived.
+Every answer begins with the double's version and a space; `Seen` answers how many calls arrived, `Checked` how many
+times health was asked for.
 SIGTERM ends it as a replica ends: no new calls, those in flight are finished.
 """
 
@@ -124,7 +125,7 @@ def _path(method: str, service: str = SERVICE) -> str:
 class _Service:
     def __init__(self, version: str) -> None:
         self.prefix = f"{version} ".encode()
-        self.calls = 0
+        self.calls = self.checks = 0
         self._lock = threading.Lock()
 
     def echo(self, message: bytes, context: grpc.ServicerContext) -> bytes:
@@ -152,6 +153,15 @@ class _Service:
     def seen(self, _: bytes, context: grpc.ServicerContext) -> bytes:
         return str(self.calls).encode()
 
+    def checked(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+        return str(self.checks).encode()
+
+    def health(self, _: bytes, context: grpc.ServicerContext) -> bytes:
+        """Not the real service: it says who answers."""
+        with self._lock:
+            self.checks += 1
+        return self.prefix.strip()
+
     def _begin(self, context: grpc.ServicerContext) -> dict[str, str]:
         with self._lock:
             self.calls += 1
@@ -166,6 +176,7 @@ class _Service:
                 "Sum": grpc.stream_unary_rpc_method_handler(self.sum),
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
                 "Seen": grpc.unary_unary_rpc_method_handler(self.seen),
+                "Checked": grpc.unary_unary_rpc_method_handler(self.checked),
             },
         )
 
@@ -175,7 +186,8 @@ def _serve(version: str, port: int, threads: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     server = grpc.server(ThreadPoolExecutor(threads), options=options)
-    server.add_generic_rpc_handlers((_Service(version).handler(), _health(version)))
+    service = _Service(version)
+    server.add_generic_rpc_handlers((service.handler(), _health(service)))
     bound = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     print(bound, flush=True)
@@ -183,9 +195,8 @@ def _serve(version: str, port: int, threads: int) -> None:
     server.stop(GRACE).wait()
 
 
-def _health(version: str) -> grpc.GenericRpcHandler:
-    """Not the real service: it says who answers."""
-    check = grpc.unary_unary_rpc_method_handler(lambda _, __: version.encode())
+def _health(service: _Service) -> grpc.GenericRpcHandler:
+    check = grpc.unary_unary_rpc_method_handler(service.health)
     return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
 
 

@@ -2,14 +2,16 @@
 
 Envoy gives a request to the process with the fewest requests, but those that wait for a connection are not counted: of
 several that come at once, two may go to one process while another one has nothing to do. With connections at hand that
-cannot happen. So each of Envoy's threads is asked, at a socket of its own for that, to ask each process for `/info`,
-which costs no handler and is counted nowhere; and again before a connection would be closed as idle.
+cannot happen. So each of Envoy's threads is asked, at a socket of its own for that, to ask each process for `/info`, or
+over gRPC for its health, which costs no handler and is counted nowhere; and again before a connection would be closed
+as idle.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,22 +46,37 @@ class Place:
     connections: int
     api: str
     upstream: Upstream
+    is_grpc: bool = False
 
     @property
     def request(self) -> bytes:
         where = f"{self.upstream.host}:{self.upstream.port}"
-        head = f"host: envoy\r\n{CLUSTER_HEADER}: {self.api}\r\n{UPSTREAM_HEADER}: {where}\r\n\r\n"
-        return b"HEAD /info HTTP/1.1\r\n" + head.encode()
+        head = f"host: envoy\r\n{CLUSTER_HEADER}: {self.api}\r\n{UPSTREAM_HEADER}: {where}\r\n"
+        return (_HEALTH if self.is_grpc else _INFO) % head.encode()
+
+
+_INFO = b"HEAD /info HTTP/1.1\r\n%s\r\n"
+_NO_MESSAGE = b"\0" * 5
+"""gRPC's frame around the empty message, which asks for the health of all there is."""
+_HEALTH = (
+    b"POST /grpc.health.v1.Health/Check HTTP/1.1\r\n%s"
+    b"content-type: application/grpc\r\nte: trailers\r\ncontent-length: 5\r\n\r\n" + _NO_MESSAGE
+)
 
 
 def places(routes: Iterable[Route]) -> set[Place]:
     """Where connections are wanted."""
     return {
-        Place(min(MOST, route.at_a_time), route.api, upstream)
+        Place(_connections(route), route.api, upstream, is_grpc=route.protocol == "grpc")
         for route in routes
         for upstream in route.upstreams
         if not upstream.draining and route.max_concurrency >= ROOM * route.at_a_time * len(route.upstreams)
     }
+
+
+def _connections(route: Route) -> int:
+    """One connection of HTTP/2 carries all."""
+    return 1 if route.protocol == "grpc" else min(MOST, route.at_a_time)
 
 
 async def warm(folder: Path, socket: str, wanted: Iterable[Place], *, threads: int) -> None:
@@ -96,4 +113,15 @@ async def _exchange(connections: Sequence[_Connection], request: bytes) -> None:
     for _, writer in connections:
         writer.write(request)
     for reader, _ in connections:
-        await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not request.startswith(b"HEAD"):
+            await _read_body(reader, head)
+
+
+async def _read_body(reader: asyncio.StreamReader, head: bytes) -> None:
+    """To its end, before which the process counts as busy."""
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    if length:
+        await reader.readexactly(int(length[1]))
+    else:
+        await reader.readuntil(b"0\r\n\r\n")

@@ -1,6 +1,6 @@
 """From an RPC to the handler's method of its name, and back.
 
-    grpcio ─▶ Calls.answer ─▶ admission ─▶ a thread, or the event loop: the method ─▶ messages, status ─▶ grpcio
+    grpcio ─▶ _Call ─▶ admission ─▶ a thread, or the event loop: the method ─▶ messages, status ─▶ grpcio
 
 All counting is done on the event loop. An RPC counts as in flight until its method has ended, also when the client
 has not waited for that.
@@ -23,9 +23,10 @@ from google.protobuf.message import DecodeError
 from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
 from cortex_serve import signatures, tracebacks
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
+from cortex_serve.rpc.deadlines import Deadlines
 from cortex_serve.rpc.service import Rpc, Service
-from cortex_serve.rpc.streams import Inlet, Outlet, Running, whole
-from cortex_serve.rpc.threads import HandlerThreads, Wakeups
+from cortex_serve.rpc.streams import Inlet, Outlet, Running, settled, whole
+from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
 from cortex_serve.stats import CLIENT_CLOSED, Stats
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 INTERNAL_SERVER_ERROR = "internal server error"
 _STILL_THERE = 1.0
+_ROUNDED = 0.01
+"""Share of a deadline by which it may have grown on its way to the server."""
+_UNDERWAY = 0.1
+"""Seconds that the request, with the deadline, may have taken longer to the server than that the client has left."""
 _AGAIN = ("grpc-retry-pushback-ms", "1000")
 
 
@@ -143,7 +148,7 @@ class Calls:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.wakeups = Wakeups(self.loop)
-        self.threads = threads
+        self.handover = Handover(self.loop, threads.start)
         self.stats = stats
         self.log = log
         self.begin = begin
@@ -153,28 +158,29 @@ class Calls:
         self.patient: set[object] = set()
         self._service = service
         self._methods = methods
-        self._timeout = timeout
-        self._unary_timeout = timeout or unary_timeout
+        self.timeout = timeout or unary_timeout
+        self.deadlines = Deadlines(self.loop, self.timeout, _Call.stop_late)
+        self._limits_streams = timeout is not None
         self._max_in_flight = max_in_flight
         self.loop.call_later(_STILL_THERE, self._say_still_there)
 
     def handlers(self) -> Any:
         """The service, as grpcio takes it."""
         handlers = {
-            name: _FORMS[method.rpc.takes_stream, method.rpc.gives_stream](self._behavior(method))
+            name: _FORMS[method.rpc.gives_stream](self._behavior(method))
             for name, method in self._methods.items()
         }
         return grpc.method_handlers_generic_handler(self._service.name, handlers)
 
     def _behavior(self, method: Method) -> Callable[..., Coroutine[Any, Any, bytes | None]]:
         path = f"/{self._service.name}/{method.rpc.name}"
-        timeout = self._timeout if method.rpc.gives_stream else self._unary_timeout
+        is_limited = self._limits_streams or not method.rpc.gives_stream
 
-        async def answer(request: Any, real: Any) -> bytes | None:
-            call = _Call(self, method, path, real)
+        async def answer(messages: Any, real: Any) -> bytes | None:
+            call = _Call(self, method, path, real, is_limited=is_limited)
             if self.counters.in_flight > self._max_in_flight:
                 await call.refuse(f"{self._max_in_flight} requests are being answered already; try again")
-            return await call.answer(request, timeout)
+            return await call.answer(messages)
 
         return answer
 
@@ -189,13 +195,33 @@ class Calls:
 class _Call:
     """One RPC."""
 
-    def __init__(self, calls: Calls, method: Method, path: str, real: Any) -> None:
+    __slots__ = (
+        "_answered",
+        "_calls",
+        "_context",
+        "_ends",
+        "_id",
+        "_inlet",
+        "_method",
+        "_outlet",
+        "_path",
+        "_real",
+        "_started",
+        "_status",
+        "_stopped",
+        "_task",
+        "_use",
+        "_working",
+    )
+
+    def __init__(self, calls: Calls, method: Method, path: str, real: Any, *, is_limited: bool) -> None:
         self._calls = calls
         self._method = method
         self._path = path
         self._real = real
         self._started = calls.latest = perf_counter()
-        self._status = CLIENT_CLOSED
+        self._ends = self._started + calls.timeout if is_limited else None
+        self._status = 0
         self._working = False
         self._answered = False
         self._stopped: tuple[Any, str] | None = None
@@ -220,13 +246,12 @@ class _Call:
         finally:
             self._finish()
 
-    async def answer(self, request: Any, timeout: float | None) -> bytes | None:
-        timer = None
-        if timeout is not None:
-            late = (grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {timeout:g} s")
-            timer = self._calls.loop.call_later(timeout, self._stop, late)
+    async def answer(self, messages: Any) -> bytes | None:
+        if self._ends is not None:
+            self._calls.deadlines.begin(self)
         try:
             try:
+                request = messages if self._method.rpc.takes_stream else await self._only_message()
                 message = await (
                     self._awaited(request) if self._method.is_async else self._on_thread(request)
                 )
@@ -237,8 +262,7 @@ class _Call:
                 _uncancel(self._task)
                 await self._end_with(*self._stopped)
             except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
-                if timer is not None:
-                    timer.cancel()
+                self._calls.deadlines.end(self)
                 await self._fail(error)
             assert self._context is not None
             if self._context.aborted or self._context.has_status:
@@ -247,17 +271,44 @@ class _Call:
             self._status = 200
             return message
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._calls.deadlines.end(self)
             self._give_up()
             self._answered = True
+            self._status = self._status or self._left()
             if not self._working:
                 self._finish()
+
+    async def _only_message(self) -> bytes:
+        """The request, which grpcio is asked for here so that a request that never comes is known, too."""
+        try:
+            message = await self._real.read()
+        except grpc.aio.UsageError as error:  # the server has been stopped
+            raise Cancelled(str(error)) from error
+        if message is grpc.aio.EOF:
+            await settled()
+            name = self._method.rpc.request.DESCRIPTOR.full_name
+            raise InvalidMessage(f"the request has no message, and must have one of type {name}")
+        data: bytes = message
+        return data
+
+    def _left(self) -> int:
+        """The status of an RPC that its client ended: at its deadline, or before.
+
+        Clients tell both in the same way, and their deadlines pass a moment before the server's copies of them.
+        """
+        remaining = self._real.time_remaining()
+        if remaining is None:
+            return CLIENT_CLOSED
+        elapsed = perf_counter() - self._started
+        is_late = remaining <= elapsed * _ROUNDED + min(elapsed, _UNDERWAY)
+        return _HTTP_STATUS[grpc.StatusCode.DEADLINE_EXCEEDED] if is_late else CLIENT_CLOSED
 
     async def _on_thread(self, request: Any) -> bytes | None:
         calls, method = self._calls, self._method
         done = calls.loop.create_future()
-        self._context = context = PlainContext(self._real, run=self._run_on_loop, cancel=self._cancel)
+        self._context = context = PlainContext(
+            self._real, self._ends, run=self._run_on_loop, cancel=self._cancel
+        )
         filling = None
         if method.rpc.takes_stream:
             self._inlet = Inlet(method.parsed, calls.wakeups)
@@ -266,10 +317,12 @@ class _Call:
             self._outlet = Outlet(calls.wakeups)
         self._working = True
         inside = contextvars.copy_context()
-        calls.threads.start(lambda: self._work(inside, request, context, done))
+        calls.handover.start(
+            lambda: self._work(inside, request, context, done), is_alone=calls.counters.in_flight == 1
+        )
         try:
             if self._outlet is not None:
-                await self._outlet.send(self._real.write)
+                await self._outlet.send(self._send)
             message: bytes | None = await done
             return message
         finally:
@@ -284,7 +337,7 @@ class _Call:
         failure: BaseException | None = None
         running = Running(self._calls.stats.counters())
         try:
-            if context.active and context.time_remaining() != 0:  # else nobody waits for it any more
+            if context.active and self._real.time_remaining() != 0:  # else nobody waits for it any more
                 message = inside.run(self._call, request, context, running)
             else:
                 failure = Cancelled("the client has left before its turn")
@@ -335,7 +388,9 @@ class _Call:
     async def _awaited(self, request: Any) -> bytes | None:
         calls, method = self._calls, self._method
         messages = _parsed(request, method.parsed) if method.rpc.takes_stream else None
-        self._context = context = AsyncContext(self._real, read=partial(_next, messages), write=self._write)
+        self._context = context = AsyncContext(
+            self._real, self._ends, read=partial(_next, messages), write=self._write
+        )
         calls.stats.calls[self] = perf_counter()
         if method.rpc.gives_stream:
             calls.patient.add(self)
@@ -364,7 +419,15 @@ class _Call:
                 await messages.aclose()
 
     async def _write(self, message: Any) -> None:
-        await self._real.write(self._method.encoded(message))
+        await self._send(self._method.encoded(message))
+
+    async def _send(self, message: bytes) -> None:
+        try:
+            await self._real.write(message)
+        except (
+            grpc.aio.InternalError
+        ) as error:  # grpcio knows that the client has left, and has yet to say so
+            raise Cancelled("the client has gone") from error
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._calls.loop).result()
@@ -372,6 +435,10 @@ class _Call:
     def _cancel(self) -> None:
         """What `context.cancel` does, on the thread."""
         self._calls.wakeups.call(self._stop, (grpc.StatusCode.CANCELLED, "the method has cancelled it"))
+
+    def stop_late(self) -> None:
+        """It has taken as long as it may."""
+        self._stop((grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._calls.timeout:g} s"))
 
     def _stop(self, status: tuple[Any, str]) -> None:
         """End it with a status now; the method is told, and may go on."""
@@ -435,6 +502,7 @@ class _Call:
         self._calls.log.access("GRPC", self._path, self._status, seconds, self._id)
         if self._use is not None:
             self._use.release()
+        self._context = self._task = None  # which know this call: else it would stay until a collection
 
 
 class _Stopped(Exception):
@@ -503,12 +571,11 @@ def _uncancel(task: Any) -> None:
         task.uncancel()
 
 
-_FORMS: dict[tuple[bool, bool], Callable[..., Any]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
+_FORMS: dict[bool, Callable[..., Any]] = {
+    False: grpc.stream_unary_rpc_method_handler,
+    True: grpc.stream_stream_rpc_method_handler,
 }
+"""By whether the answer is a stream. Of requests grpcio need not know: on the wire, one message is a stream of one."""
 
 _HTTP_STATUS = {
     grpc.StatusCode.CANCELLED: CLIENT_CLOSED,

@@ -7,6 +7,7 @@ Plain methods get a `grpc.ServicerContext`, coroutines a `grpc.aio.ServicerConte
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from time import perf_counter
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -28,6 +29,7 @@ class Kept:
 
     Args:
         real: grpcio's own context of the RPC.
+        ends: `perf_counter` at which the server ends the RPC, if it does.
 
     Attributes:
         status: what the method has set or aborted with; None is OK.
@@ -37,8 +39,9 @@ class Kept:
         active: neither ended nor given up by the client.
     """
 
-    def __init__(self, real: Any) -> None:
+    def __init__(self, real: Any, ends: float | None) -> None:
         self.real = real
+        self._ends = ends
         self.status: Any = None
         self.text = ""
         self.trailing: Metadata = ()
@@ -73,7 +76,11 @@ class Kept:
         return self.real.auth_context()
 
     def time_remaining(self) -> Any:
-        return self.real.time_remaining()
+        given = self.real.time_remaining()
+        if self._ends is None:
+            return given
+        ours = max(self._ends - perf_counter(), 0.0)
+        return ours if given is None else min(given, ours)
 
     def set_trailing_metadata(self, trailing_metadata: Iterable[Any]) -> None:
         self.trailing = tuple((key, value) for key, value in trailing_metadata)
@@ -119,11 +126,12 @@ class PlainContext(Kept, grpc.ServicerContext):  # type: ignore[misc]  # grpc ha
     def __init__(
         self,
         real: Any,
+        ends: float | None,
         *,
         run: Callable[[Coroutine[Any, Any, Any]], Any],
         cancel: Callable[[], object],
     ) -> None:
-        super().__init__(real)
+        super().__init__(real, ends)
         self._run = run
         self._cancel = cancel
 
@@ -159,11 +167,12 @@ class AsyncContext(Kept, grpc.aio.ServicerContext):  # type: ignore[misc]  # grp
     def __init__(
         self,
         real: Any,
+        ends: float | None,
         *,
         read: Callable[[], Coroutine[Any, Any, Any]],
         write: Callable[[Any], Coroutine[Any, Any, None]],
     ) -> None:
-        super().__init__(real)
+        super().__init__(real, ends)
         self._read = read
         self._write = write
 

@@ -28,6 +28,11 @@ async def whole(messages: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """The messages of a request, whose end is the end and not that the client has left: then this is cancelled."""
     async for message in messages:
         yield message
+    await settled()
+
+
+async def settled() -> None:
+    """Wait until one knows whether a request has ended because its client has left: then this is cancelled."""
     await asyncio.sleep(_SETTLES)
 
 

@@ -1,10 +1,11 @@
 """The threads that plain methods of a handler run on: exactly so many calls at a time, in the order they came.
 
-    event loop ── run(work) ─▶ queue ─▶ thread: work()
-         ▲                                │
-         └── results, many at one wake-up ┘
+    event loop ── calls, many at one wake-up ─▶ queue ─▶ thread: work()
+         ▲                                                 │
+         └─────────── results, many at one wake-up ────────┘
 
-Waking an event loop costs more than a small handler takes, so results gather while it is busy.
+Waking a thread or an event loop costs more than a small handler takes, for they also take the interpreter from each
+other. So results gather while the loop is busy, and calls gather while others come.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
+_TURNS = 8
+"""An RPC that comes takes about four turns of the loop until its message is there; after more, no other one is coming."""
+_WAITS = 0.002
+"""Seconds. While threads keep the interpreter busy a turn takes long, and a thread may be free."""
+
 
 class HandlerThreads:
     """Threads for one handler; they end with the process.
@@ -26,8 +32,8 @@ class HandlerThreads:
     """
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._count = count
         for number in range(count):
             threading.Thread(target=self._run, name=f"cortex-handler_{number}", daemon=True).start()
 
@@ -50,13 +56,58 @@ class HandlerThreads:
 
     def close(self) -> None:
         """Let the threads end when they have done what waits."""
-        for _ in range(self._count):
+        for _ in range(self.count):
             self._work.put(None)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             work()
             work = None  # else its request, and what that uses, would live until the next one
+
+
+class Handover:
+    """Brings calls from an event loop to threads, in their order: those that gather until no more are coming.
+
+    Args:
+        loop: all methods are called on it.
+        start: has a thread run a call.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, start: Callable[[Callable[[], object]], object]
+    ) -> None:
+        self._loop = loop
+        self._start = start
+        self._gathered: list[Callable[[], object]] = []
+        self._seen = 1
+        self._quiet = 0
+        self._until = 0.0
+
+    def start(self, work: Callable[[], object], *, is_alone: bool) -> None:
+        """Run `work`, which must not raise, on a thread soon.
+
+        Args:
+            is_alone: there is no other call. Who was alone the last time, too, is not kept waiting.
+        """
+        if is_alone and self._seen == 1:
+            self._start(work)
+            return
+        self._gathered.append(work)
+        if len(self._gathered) == 1:
+            self._seen = self._quiet = 0
+            self._until = self._loop.time() + _WAITS
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        count = len(self._gathered)
+        self._quiet = self._quiet + 1 if count == self._seen else 0
+        self._seen = count
+        if self._quiet < _TURNS and self._loop.time() < self._until:
+            self._loop.call_soon(self._look)
+            return
+        for work in self._gathered:
+            self._start(work)
+        self._gathered.clear()
 
 
 class Wakeups:

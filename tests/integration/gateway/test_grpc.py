@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from support.grpc_double import SERVICE, Caller, GrpcDouble
-from support.installation import wait_for
+from support.installation import free_ports, wait_for
 from support.replica_double import ReplicaDouble
+from support.replicas import start_replica
 
 from cortex_operator.gateway.protocol import Route, Upstream
 
@@ -222,6 +224,71 @@ def test_a_lone_replica_that_restarts_is_waited_for(site: Any, new_double: Calla
         time.sleep(0.5)  # how long the restart takes
         double.start()
         assert answer.result(timeout=15) == b"1 still"
+
+
+def test_the_first_calls_go_to_as_many_processes(site: Any, new_double: Callable[..., GrpcDouble]) -> None:
+    """Over connections that were made by questions that cost no handler and that nobody counts."""
+    doubles = {str(number): new_double(str(number), threads=1) for number in range(8)}
+    serve(site, speech(*map(at, doubles.values())))
+    assert {checked(double) for double in doubles.values()} == {1}
+    with caller(site) as call:
+        echo = call.one_to_one("Echo")
+        running = [echo.future(b"", timeout=20, metadata=[("seconds", "0.5")]) for _ in doubles]
+        answered = [call.result().decode().strip() for call in running]
+    assert sorted(answered) == sorted(doubles)
+    assert site.run(site.gateway.stats())["speech"].total == len(doubles)
+
+
+def checked(double: GrpcDouble) -> int:
+    """How many times it was asked for its health."""
+    with Caller(f"127.0.0.1:{double.port}") as directly:
+        return int(directly.one_to_one("Checked")(b""))
+
+
+def test_connections_are_made_beside_what_cannot_be_connected_to(
+    site: Any, new_double: Callable[..., GrpcDouble], replica: Callable[[str], ReplicaDouble]
+) -> None:
+    here = [new_double(), new_double()]
+    gone = [Upstream(host="127.0.0.1", port=port) for port in free_ports(2)]
+    iris = Route(api="iris", endpoint="/iris", upstreams=(at(replica("http")), gone[0]), max_concurrency=99)
+    serve(site, iris, speech(*map(at, here), *gone))
+    assert [checked(double) for double in here] == [1, 1]
+
+
+WORKERS = """
+    import os, time
+
+    class Handler:
+        def __init__(self, config, proto_module_pb2):
+            self.messages = proto_module_pb2
+
+        def Ask(self, payload):
+            time.sleep(0.5)
+            return self.messages.Text(text=str(os.getpid()))
+"""
+WORKERS_PROTO = """
+    syntax = "proto3";
+    package trial;
+    service Workers { rpc Ask (Text) returns (Text); }
+    message Text { string text = 1; }
+"""
+
+
+def test_the_first_calls_go_to_both_processes_of_a_replica(site: Any, tmp_path: Path) -> None:
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with start_replica(
+            folder, WORKERS, processes=2, files={"trial.proto": WORKERS_PROTO}, protobuf_path="trial.proto"
+        ) as replica:
+            upstreams = [Upstream(host="127.0.0.1", port=port) for port in replica.worker_ports]
+            serve(site, speech(*upstreams, service="trial.Workers"))
+            assert site.run(site.gateway.in_flight())["speech"] == dict.fromkeys(upstreams, 0)
+            with caller(site) as call:
+                ask = call.one_to_one("Ask", "trial.Workers")
+                answers = [running.result() for running in [ask.future(b"", timeout=20) for _ in upstreams]]
+            pids = {int(answer.removeprefix(b"\x0a")[1:]) for answer in answers}
+            assert pids == set(replica.worker_pids())
 
 
 @dataclass

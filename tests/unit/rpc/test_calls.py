@@ -38,11 +38,13 @@ class Ended(Exception):
 class FakeContext:
     """grpcio's context of an RPC; it keeps what is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: Any) -> None:
+        self._request = request
         self.sent: list[str] = []
         self.status: tuple[Any, str] | None = None
         self.trailing: dict[str, Any] = {}
         self.remaining: float | None = None
+        self.has_left = False
 
     def time_remaining(self) -> float | None:
         return self.remaining
@@ -53,7 +55,12 @@ class FakeContext:
     def set_trailing_metadata(self, metadata: Any) -> None:
         self.trailing = dict(metadata)
 
+    async def read(self) -> Any:
+        return self._request
+
     async def write(self, message: bytes) -> None:
+        if self.has_left:
+            raise grpc.aio.InternalError("the batch failed")
         self.sent.append(StringValue.FromString(message).value)
 
     async def abort(self, code: Any, details: str, metadata: Any) -> None:
@@ -130,16 +137,14 @@ class Site:
         self._handlers = self.calls.handlers()
 
     async def call(
-        self, name: str, request: Any, *, remaining: float | None = None
+        self, name: str, request: Any, *, remaining: float | None = None, has_left: bool = False
     ) -> tuple[str | None, FakeContext]:
         """The message of the answer if it has one, and the context, in a task of its own as grpcio does."""
         details: Any = type("Details", (), {"method": f"/tested.Service/{name}", "invocation_metadata": ()})
         handler = self._handlers.service(details)
-        behavior = (
-            handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
-        )
-        context = FakeContext()
-        context.remaining = remaining
+        behavior = handler.stream_unary or handler.stream_stream
+        context = FakeContext(request)
+        context.remaining, context.has_left = remaining, has_left
         try:
             message = await asyncio.ensure_future(behavior(request, context))
         except Ended:
@@ -254,9 +259,25 @@ def test_whose_deadline_has_passed_is_not_called() -> None:
             await site.call("First", message("late"), remaining=0)
         await site.call("First", message("in time"), remaining=0.1)
         assert [each.value for each in called] == ["in time"]
-        assert [status for _, status in site.log.accesses] == [499, 200]
+        assert [status for _, status in site.log.accesses] == [504, 200]
 
     run(test, Noting())
+
+
+def test_what_can_no_longer_be_sent_is_no_failure_of_the_handler() -> None:
+    class Coroutines(Handler):
+        async def Many(self, payload: Any) -> Any:
+            yield StringValue()
+
+    async def test(site: Site) -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await site.call("Many", message("3"), has_left=True)
+        while site.stats.snapshot().in_flight:
+            await asyncio.sleep(0)
+        assert site.log.accesses == [("/tested.Service/Many", 499)]
+
+    run(test)
+    run(test, Coroutines())
 
 
 def test_waiting_for_the_client_is_no_running() -> None:
