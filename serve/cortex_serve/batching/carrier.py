@@ -10,6 +10,7 @@ What is streamed, or has something to run after it, is sent by a task on the ser
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,11 +24,11 @@ from cortex_core.spec.types import ServerSideBatching
 from cortex_serve.batching.batcher import Batcher, Reply
 from cortex_serve.batching.call import BatchCall, Called
 from cortex_serve.batching.queue import Policy, Queue
-from cortex_serve.deadline import STARTED, late_after, waited
+from cortex_serve.deadline import STARTED, late_after, reached, waited
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge
 from cortex_serve.response import NO_BODY, Answer
 from cortex_serve.response import Headers as SentHeaders
-from cortex_serve.stats import CLIENT_CLOSED
+from cortex_serve.stats import CLIENT_CLOSED, GATEWAY_TIMEOUT
 
 if TYPE_CHECKING:
     from cortex_serve.application import Application
@@ -145,6 +146,7 @@ class BatchedRequest:
     __slots__ = (
         "_application",
         "_carrier",
+        "_deadline",
         "_declared",
         "_exchange",
         "_headers",
@@ -158,6 +160,7 @@ class BatchedRequest:
 
     def __init__(self, carrier: Carrier, exchange: Exchange) -> None:
         self._started = perf_counter()
+        self._deadline = math.inf
         self._carrier = carrier
         self._application = carrier.application
         self._exchange = exchange
@@ -210,6 +213,7 @@ class BatchedRequest:
             self._fail(error)
             return
         age = waited(self._headers.get(STARTED)) if self._carrier.tells_age else 0.0
+        self._deadline = perf_counter() + self._application.request_timeout - age
         if age > self._application.request_timeout:
             self.expire()
         elif self._carrier.batcher.put(self, age=age):
@@ -221,7 +225,7 @@ class BatchedRequest:
         if message["type"] != "http.disconnect":
             self._exchange.listen(self._hear)
         elif self._carrier.batcher.drop(self):
-            self._end(CLIENT_CLOSED)
+            self._end(GATEWAY_TIMEOUT if reached(self._deadline) else CLIENT_CLOSED)
 
     # on any thread, once the batcher has given it back
 
@@ -276,7 +280,12 @@ class BatchedRequest:
         status = 500
         try:
             status = await self._application.deliver(
-                answer, self._exchange.scope, self._exchange.receive, send, self.request_id
+                answer,
+                self._exchange.scope,
+                self._exchange.receive,
+                send,
+                request_id=self.request_id,
+                deadline=self._deadline,
             )
         finally:
             if called.use is not None:

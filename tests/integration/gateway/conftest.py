@@ -16,15 +16,20 @@ from cortex_operator.gateway.protocol import Route, Upstream
 
 
 class Site:
-    """A home with its gateway, driven from a thread of its own, as the operator would."""
+    """A home with its gateway, driven from a thread of its own, as the operator would.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        options: of the gateway.
+    """
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        self._options = options
         self.home = Home(root=root, gateway_port=free_ports(1)[0])
         self.home.create()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.gateway = EnvoyGateway(self.home)
+        self.gateway = EnvoyGateway(self.home, **self._options)
 
     @property
     def url(self) -> str:
@@ -44,7 +49,7 @@ class Site:
     def replace_operator(self) -> None:
         """Drop the gateway object, as a dead operator does, and make a new one."""
         self.run(self.gateway.close())
-        self.gateway = EnvoyGateway(self.home)
+        self.gateway = EnvoyGateway(self.home, **self._options)
 
     def end(self) -> None:
         try:
@@ -66,12 +71,12 @@ def iris(*upstreams: Upstream, max_concurrency: int = 1000, timeout: float | Non
 
 
 @pytest.fixture
-def new_site(tmp_path: Path) -> Iterator[Callable[[], Site]]:
+def new_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Makes homes whose gateway is not open yet; ends them all."""
     sites: list[Site] = []
 
-    def make() -> Site:
-        sites.append(Site(tmp_path / f"home{len(sites)}"))
+    def make(**options: Any) -> Site:
+        sites.append(Site(tmp_path / f"home{len(sites)}", **options))
         return sites[-1]
 
     yield make
@@ -80,7 +85,7 @@ def new_site(tmp_path: Path) -> Iterator[Callable[[], Site]]:
 
 
 @pytest.fixture
-def site(new_site: Callable[[], Site]) -> Site:
+def site(new_site: Callable[..., Site]) -> Site:
     return new_site().open()
 
 

@@ -9,7 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pytest
@@ -144,6 +145,38 @@ def test_other_protocols_are_refused_in_json(site: Any, double: ReplicaDouble) -
         assert answer.status == 403
         assert answer.json["message"] == "neither CONNECT nor a change of protocol is served"
     assert double.seen() == 0
+
+
+def test_requests_sent_ahead_are_answered_in_order(site: Any, double: ReplicaDouble) -> None:
+    """The gateway's own answers, too: it makes them faster than it can send them."""
+    targets = [
+        "/iris",
+        "/nowhere",
+        "/iris/below",
+        "/iris?bytes=300000",
+        "/nowhere",
+        "/nowhere",
+        "/nowhere",
+        "/iris",
+    ]
+    statuses = [200, 404, 403, 200, 404, 404, 404, 200]
+    requests = [
+        f"GET {target} HTTP/1.1\r\nhost: x\r\nx-request-id: {number}\r\n\r\n"
+        for number, target in enumerate(targets * 2)
+    ]
+    with socket.create_connection(("127.0.0.1", site.home.gateway_port), timeout=15) as connection:
+        connection.sendall("".join(requests).encode())
+        with connection.makefile("rb") as stream:
+            answers = [next_answer(stream) for _ in requests]
+    assert answers == [(status, str(number)) for number, status in enumerate(statuses * 2)]
+
+
+def next_answer(stream: BinaryIO) -> tuple[int, str]:
+    """Its status and request id; reads all of it and nothing beyond."""
+    status = int(stream.readline().split()[1])
+    headers = http.client.parse_headers(stream)
+    stream.read(int(headers["content-length"]))
+    return status, headers["x-request-id"]
 
 
 # --- what passes unchanged ----------------------------------------------------------------------------------
@@ -331,6 +364,61 @@ def test_slow_bodies_hold_no_replica(site: Any, double: ReplicaDouble) -> None:
     assert slow[0].recv(65536).startswith(b"HTTP/1.1 200 ")
     for connection in slow:
         connection.close()
+
+
+def test_slow_readers_of_what_fits_hold_no_place(site: Any, double: ReplicaDouble) -> None:
+    """Their answers lie at the gateway and in the system, whole."""
+    upstream = Upstream(host="127.0.0.1", port=double.port)
+    site.serve(upstream, max_concurrency=1)
+    with ExitStack() as ending:
+        for _ in range(20):
+            reader = ending.enter_context(slow_reader(site, 100_000))
+            assert reader.recv(12) == b"HTTP/1.1 200"
+            wait_for(
+                lambda: not site.run(site.gateway.in_flight())["iris"][upstream],
+                within=5,
+                what="its place is free",
+            )
+
+
+@pytest.mark.parametrize(
+    ("stall_timeout", "timeout", "piece"),
+    [(2.0, None, 0), (60.0, 2.0, 1000)],
+    ids=["reads nothing", "reads too slowly"],
+)
+def test_slow_readers_of_what_does_not_fit_hold_a_place_until_their_time_is_up(
+    new_site: Any,
+    replica: Callable[[str], ReplicaDouble],
+    stall_timeout: float,
+    timeout: float | None,
+    piece: int,
+) -> None:
+    site = new_site(stall_timeout=stall_timeout).open()
+    upstream = Upstream(host="127.0.0.1", port=replica("1").port)
+    site.serve(upstream, max_concurrency=4, timeout=timeout)
+    with ExitStack() as ending:
+        slow = [ending.enter_context(slow_reader(site, 10_000_000)) for _ in range(4)]
+        wait_for(lambda: site.run(site.gateway.in_flight())["iris"][upstream] == 4, within=5, what="places")
+        assert ask(site).status == 503
+
+        def ended() -> bool:
+            for reader in slow:
+                with suppress(ConnectionResetError):
+                    reader.recv(piece)
+            return not site.run(site.gateway.in_flight())["iris"][upstream]
+
+        wait_for(ended, within=15, what="their end")
+        assert ask(site).status == 200
+
+
+def slow_reader(site: Any, size: int) -> socket.socket:
+    """A client that has asked for so many bytes, with little room for them."""
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.settimeout(15)
+    reader.connect(("127.0.0.1", site.home.gateway_port))
+    reader.sendall(f"GET /iris?bytes={size} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+    return reader
 
 
 def test_slow_headers_are_cut(site: Any, double: ReplicaDouble) -> None:

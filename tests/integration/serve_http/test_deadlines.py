@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -53,6 +54,18 @@ WAITING = """
         def handle_delete(self):
             time.sleep(1.5)
             yield "late"
+"""
+
+HALF_A_SECOND = """
+    import time
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def handle_post(self, payload):
+            time.sleep(0.5)
+            return payload
 """
 
 CALLED = """
@@ -119,6 +132,73 @@ def test_nobody_is_called_for_who_was_answered_by_the_gateway(
     for started in (f"{time.time() - 3:.3f}", f"{time.time() + 60:.3f}", "", "nan", "t=12", "-"):
         assert post(started).text == "1", started
     assert len([line for line in api.log() if line.get("text") == "called"]) == 6
+
+
+def leave(api: Served, method: str, *, age: float, request_id: str) -> None:
+    """Ask and be gone, with a request that began at the gateway so many seconds ago."""
+    head = (
+        f"{method} / HTTP/1.1\r\nhost: x\r\nx-request-id: {request_id}\r\ncontent-length: 1\r\n"
+        f"content-type: application/json\r\nx-request-start: {time.time() - age:.3f}\r\n\r\n1"
+    )
+    with socket.create_connection(api.address, timeout=10) as connection:
+        connection.sendall(head.encode())
+
+
+@pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH"])
+def test_who_is_sent_away_at_the_deadline_was_answered_504(
+    serve: Callable[..., Served], carrier: str, method: str
+) -> None:
+    """The gateway's clock and ours are a moment apart; it may be first."""
+    api = serve(WAITING, carrier=carrier, request_timeout=5 * SECOND)
+    leave(api, method, age=4.97, request_id="late")
+    assert api.wait_for_access("late") == [method, "/", 504]
+    said = [(line["level"], line["text"]) for line in api.log() if line.get("level") in ("ERROR", "WARNING")]
+    ended = ("WARNING", "a call of the handler was ended: it did not finish within 5 s")
+    assert all(line == ended or "of the handler" in line[1] for line in said), said
+
+
+@pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+def test_who_leaves_before_the_deadline_has_left(
+    serve: Callable[..., Served], carrier: str, method: str
+) -> None:
+    api = serve(WAITING, carrier=carrier, request_timeout=5 * SECOND)
+    leave(api, method, age=1, request_id="left")
+    assert api.wait_for_access("left") == [method, "/", 499]
+
+
+@pytest.mark.parametrize("carrier", ["wsgi", "asgi"])
+def test_a_plain_method_that_returns_too_late_is_logged_as_504(
+    serve: Callable[..., Served], carrier: str
+) -> None:
+    api = serve(HALF_A_SECOND, carrier=carrier, request_timeout=5 * SECOND)
+    began = {"x-request-start": f"{time.time() - 4.8:.3f}", "x-request-id": "late"}
+    assert api.client.post("/", json=1, headers=began).status_code == 504
+    assert api.wait_for_access("late") == ["POST", "/", 504]
+
+
+def test_who_is_sent_away_at_the_deadline_while_a_batch_runs_was_answered_504(
+    serve: Callable[..., Served],
+) -> None:
+    batching = {"max_batch_size": 4, "batch_interval": 0}
+    api = serve(HALF_A_SECOND, carrier="asgi", request_timeout=5 * SECOND, server_side_batching=batching)
+    leave(api, "POST", age=4.97, request_id="late")
+    assert api.wait_for_access("late") == ["POST", "/", 504]
+    leave(api, "POST", age=1, request_id="left")
+    assert api.wait_for_access("left") == ["POST", "/", 499]
+
+
+@pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
+def test_a_call_is_ended_when_the_gateway_ends_its_request(
+    serve: Callable[..., Served], carrier: str
+) -> None:
+    """What it waited on its way counts."""
+    api = serve(WAITING, carrier=carrier, request_timeout=20 * SECOND)
+    began = time.monotonic()
+    ended = api.client.get("/", headers={"x-request-start": f"{time.time() - 19:.3f}"})
+    assert ended.status_code == 504
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("carrier", ["wsgi", "asgi"])

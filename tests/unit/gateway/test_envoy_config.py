@@ -41,7 +41,9 @@ SPEECH = Route(
     [
         (
             "bootstrap.json",
-            envoy_config.bootstrap(address="127.0.0.1", port=8888, version="1.40.0", threads=2),
+            envoy_config.bootstrap(
+                address="127.0.0.1", port=8888, version="1.40.0", threads=2, stall_timeout=60
+            ),
         ),
         ("routes.json", envoy_config.routes([IRIS, NESTED, SPEECH])),
         ("clusters.json", envoy_config.clusters([IRIS, NESTED, SPEECH])),
