@@ -12,7 +12,7 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Protocol
 
 from cortex_core.spec import handler_file, proto, schema
-from cortex_core.spec.contracts import CONTRACTS, Contract, with_models
+from cortex_core.spec.contracts import CONTRACTS, Contract, with_batching, with_models
 from cortex_core.spec.endpoint import canonical
 from cortex_core.spec.problems import Finding, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
@@ -318,7 +318,7 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
 
 
 def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """H-01 to H-05, H-07: the file of a handler can be parsed, and has the class that is needed."""
+    """H-01 to H-05, H-07, H-08: the file of a handler can be parsed, and has the class that is needed."""
     for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
         if not api.is_sound("kind", path) or not api.has(path):
             continue
@@ -346,8 +346,10 @@ def _contract(api: View) -> Contract | None:
     if api.kind != "RealtimeAPI":
         return CONTRACTS.get((api.kind, kind, None))
     contract = CONTRACTS.get((api.kind, kind, "grpc" if protobuf else "http"))
-    reloads_models = kind == "python" and api.has("handler.multi_model_reloading")
-    return with_models(contract) if contract is not None and reloads_models else contract
+    if contract is None or kind != "python":
+        return contract
+    contract = with_models(contract) if api.has("handler.multi_model_reloading") else contract
+    return with_batching(contract) if api.has("handler.server_side_batching") and not protobuf else contract
 
 
 def dependency_files(api: View, project: ProjectFiles) -> Iterator[Finding]:

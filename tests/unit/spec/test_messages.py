@@ -1085,6 +1085,7 @@ PROTO = "syntax = 'proto3'; package my_iris; message A {} message B {} service I
 GRPC = ", protobuf_path: iris.proto"
 
 MODELS = ", multi_model_reloading: {path: s3://bucket/iris}"
+BATCHING = ", server_side_batching: {max_batch_size: 8}"
 
 HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
 RPC_HANDLER = "class Handler:\n    def Predict(self, payload, context):\n        return payload\n"
@@ -1179,6 +1180,26 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2: Handler.Predict: the argument 'contxt' is not supported; did you mean "
       "'context'? It may take: self, payload, context; it is defined as `Predict(self, payload, contxt)`"]),
+    ("H-08", realtime(BATCHING), {"handler.py": "\n" + HANDLER.replace("handle_post", "handle_get")},
+     ["3:33: iris.handler.path: handler.py:2: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; define `def handle_post(self, payload, query_params, headers)`"]),
+    ("H-08 typo", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; did you mean 'handle_post' by 'handle_pots'?"]),
+    ("H-08 generator", realtime(BATCHING), {"handler.py": HANDLER.replace("return payload", "for each in payload: yield each")},
+     ["3:33: iris.handler.path: handler.py:3: Handler.handle_post: must not `yield`, because the API has "
+      "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
+    ("H-08 async generator", realtime(BATCHING),
+     {"handler.py": "class Handler:\n    async def handle_post(self, payload):\n        x = 1\n        yield x; yield 2\n"},
+     ["3:33: iris.handler.path: handler.py:4: Handler.handle_post: must not `yield`, because the API has "
+      "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
+    ("H-08 and H-04", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post(self, payload)", "handle_put(self, x)")},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; define `def handle_post(self, payload, query_params, headers)`",
+      f"3:33: iris.handler.path: handler.py:2: Handler.handle_put: the argument 'x' is not supported. {TAKES}; "
+      "it is defined as `handle_put(self, x)`"]),
+    ("H-08 tensorflow", tensorflow("path: s3://a", ", threads_per_process: 8, server_side_batching: {max_batch_size: 8, "
+     "batch_interval: 1s}"), {"handler.py": HANDLER.replace("handle_post", "handle_get")}, []),
 ]  # fmt: skip
 
 
