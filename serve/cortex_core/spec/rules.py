@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from cortex_core.spec import handler_file, proto, schema
 from cortex_core.spec.contracts import CONTRACTS, Contract, with_batching, with_models
 from cortex_core.spec.endpoint import canonical
-from cortex_core.spec.problems import Finding, closest, listed, shown
+from cortex_core.spec.problems import Finding, clipped, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
 from cortex_core.spec.view import View
 
@@ -158,6 +158,26 @@ def batch_timing(api: View) -> Iterator[Finding]:
     if api.is_sound("handler.type", interval, target) and api.has(interval) and api.has(target):
         message = "'batch_interval' and 'target_latency' conflict; keep one of them"
         yield api.finding(section, message, at_key=True)
+
+
+def batches_in_time(api: View) -> Iterator[Finding]:
+    """S-39: batches leave before their requests' time is up, if the API says when that is."""
+    timeout_path = "handler.request_timeout"
+    for key, consequence in _BATCH_DURATIONS.items():
+        path = f"handler.server_side_batching.{key}"
+        values = api.values(path, timeout_path)
+        if values is None or None in values:
+            continue
+        if parse_duration(values[0]) >= parse_duration(values[1]):
+            duration, timeout = map(clipped, values)
+            message = f"{key} ({duration}) must be less than request_timeout ({timeout}): {consequence}"
+            yield api.finding(path, message)
+
+
+_BATCH_DURATIONS = {
+    "batch_interval": "a request that waits alone would be answered 504",
+    "target_latency": "requests would be answered 504 before they are late",
+}
 
 
 def grpc_without_batching(api: View) -> Iterator[Finding]:
@@ -486,6 +506,7 @@ _RULES = (
     caching_processes,
     batch_size,
     batch_timing,
+    batches_in_time,
     grpc_without_batching,
     durations,
     least_compute,

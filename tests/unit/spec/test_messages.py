@@ -1057,6 +1057,34 @@ RULES = [
             "keep one of them"
         ],
     ),
+    Row(
+        "S-39",
+        realtime(", request_timeout: 5s, server_side_batching: {max_batch_size: 8, batch_interval: 5000ms}"),
+        [
+            "3:124: iris.handler.server_side_batching.batch_interval: batch_interval (5000ms) must be less than "
+            "request_timeout (5s): a request that waits alone would be answered 504"
+        ],
+    ),
+    Row(
+        "S-39 target",
+        realtime(", request_timeout: 5s, server_side_batching: {max_batch_size: 8, target_latency: 1m}"),
+        [
+            "3:124: iris.handler.server_side_batching.target_latency: target_latency (1m) must be less than "
+            "request_timeout (5s): requests would be answered 504 before they are late"
+        ],
+    ),
+    Row(
+        "S-39 just shorter",
+        realtime(
+            ", request_timeout: 5s, server_side_batching: {max_batch_size: 8, batch_interval: 4.999999999s}"
+        ),
+        [],
+    ),
+    Row(
+        "S-39 files of Cortex 0.35, which know no request_timeout, stay valid",
+        realtime(", threads_per_process: 8, server_side_batching: {max_batch_size: 8, batch_interval: 2h}"),
+        [],
+    ),
 ]
 
 
