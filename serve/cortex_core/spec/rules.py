@@ -410,12 +410,13 @@ def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
         yield from missing
         return
     try:
-        found = proto.read(project.read(api.get(path)))
+        source = project.read(api.get(path))
     except OSError as error:
         yield api.finding(path, f"cannot be read: {error.strerror or error}")
         return
-    yield from _service_count(api, path, found)
-    yield from _package(api, path, found)
+    found = proto.read(source)
+    yield from _service_count(api, path, found, source)
+    yield from _package(api, path, found, source)
     yield from _grpc_endpoint(api, found)
     compiled = _compiled(api.get(path), project)
     for problem in compiled.problems if compiled is not None else ():
@@ -452,24 +453,25 @@ def grpc_endpoint(name: str, source: bytes) -> str:
     return f"/{found.package or name}.{found.services[0]}"
 
 
-def _service_count(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
-    if len(found.services) != 1:
-        names = f": {', '.join(found.services)}" if found.services else ""
-        yield api.finding(
-            path, f"the file must define exactly one service, found {len(found.services)}{names}"
-        )
+def _service_count(api: View, path: str, found: proto.Proto, source: bytes) -> Iterator[Finding]:
+    rule = f"the file must define exactly one service, found {len(found.services)}"
+    if not found.services:
+        yield api.finding(path, rule)
+    elif len(found.services) > 1:
+        second = proto.place(api.get(path), source, found.services[1], found.services_at[1])
+        yield api.finding(path, second.told(f"{rule}: {', '.join(found.services)}"))
 
 
-def _package(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
+def _package(api: View, path: str, found: proto.Proto, source: bytes) -> Iterator[Finding]:
     if api.name is None:
         return
     wanted = api.name.replace("-", "_")
-    if found.package is None:
+    if found.package is None or found.package_at is None:
         yield api.finding(path, f"the file must name its package; add 'package {wanted};'")
     elif found.package != wanted:
-        yield api.finding(
-            path, f"the file's package must be '{wanted}' (the API's name), got '{found.package}'"
-        )
+        place = proto.place(api.get(path), source, found.package, found.package_at)
+        rule = f"the file's package must be '{wanted}' (the API's name), got '{found.package}'"
+        yield api.finding(path, place.told(rule))
 
 
 def _grpc_endpoint(api: View, found: proto.Proto) -> Iterator[Finding]:

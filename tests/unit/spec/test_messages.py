@@ -1184,12 +1184,13 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("S-14 none", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; /* service A {} */"},
      ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 0"]),
     ("S-14 two", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; service A {} service B {}"},
-     ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 2: A, B"]),
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:36: the file must define exactly one service, found 2: A, B"]),
     ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
      {"handler.py": HANDLER, "iris.proto": "service A {}"},
      ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
     ("S-16 other", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
-     ["3:60: iris.handler.protobuf_path: the file's package must be 'iris' (the API's name), got 'my_iris'"]),
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:28: the file's package must be 'iris' (the API's name), got "
+      "'my_iris'"]),
     ("S-17", realtime(GRPC, "  networking: {endpoint: /iris}\n").replace("name: iris", "name: my-iris"),
      {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
@@ -1235,7 +1236,56 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("text", "files", "expected"), [row[1:] for row in FILES], ids=[row[0] for row in FILES]
 )
 def test_message_about_a_project(text: str, files: dict[str, str], expected: list[str]) -> None:
-    assert heads(text, project=Project(**files)) == expected
+    seen = heads(text, project=Project(**files))
+    assert [message.partition("\n")[0] for message in seen] == expected
+
+
+def test_problems_of_proto_files_are_shown_where_they_are() -> None:
+    files = {
+        "handler.py": RPC_HANDLER,
+        "iris.proto": "syntax = 'proto3';\npackage iri;\nimport 'nix.proto';\nimport 'common/a.proto';\n"
+        "service Iris { rpc Predict (A) returns (A); }\nservice Rose {}\n",
+        "common__a.proto": "syntax = 'proto3';\r\n\tmessage A { /* größer */ Int b = 1; }\r\nmessage B {",
+    }
+    with pytest.raises(InvalidConfig) as caught:
+        load(realtime(GRPC), project=Project(**files))
+    here = "cortex.yaml:3:60: iris.handler.protobuf_path: "
+    excerpt = """
+   3 |   handler: {type: python, path: handler.py, protobuf_path: iris.proto}
+     |                                                            ^^^^^^^^^^
+"""
+    assert caught.value.message == "\n".join(
+        f"{here}{message}{excerpt}{place}\n"
+        for message, place in (
+            (
+                "iris.proto:6:9: the file must define exactly one service, found 2: Iris, Rose",
+                "   6 | service Rose {}\n     |         ^^^^",
+            ),
+            (
+                "iris.proto:2:9: the file's package must be 'iris' (the API's name), got 'iri'",
+                "   2 | package iri;\n     |         ^^^",
+            ),
+            (
+                "common/a.proto:3:12: reached end of input in message definition (missing '}')",
+                "   3 | message B {\n     |            ^",
+            ),
+            (
+                "iris.proto:3:1: imports 'nix.proto', which is not in the project; imports are relative to its root",
+                "   3 | import 'nix.proto';\n     | ^^^^^^",
+            ),
+        )
+    )
+
+
+def test_a_place_in_a_proto_file_is_counted_in_characters() -> None:
+    """The compiler counts bytes, and a tab as up to eight."""
+    source = "syntax = 'proto3';\n\tpackage iris;\r\n  \tmessage A { /* größer */ Int b = 1; }\r\nservice Iris {}\n"
+    [message] = heads(realtime(GRPC), project=Project(**{"handler.py": RPC_HANDLER, "iris.proto": source}))
+    assert message == (
+        """3:60: iris.handler.protobuf_path: iris.proto:3:29: "Int" is not defined
+   3 |    message A { /* größer */ Int b = 1; }
+     |                             ^^^"""
+    )
 
 
 def test_grpc_endpoint_comes_from_the_proto() -> None:
