@@ -14,14 +14,12 @@ from cortex.endpoints import endpoint_of
 from cortex.environments import Environment
 from cortex.session import Session
 from cortex.tables import Deployed
-from cortex.times import duration
 from cortex_core.errors import CortexError, OperatorUnreachable
 from cortex_core.operator_api import ApiStatus, HistoryEntry
-from cortex_core.spec.types import Struct, models_of
+from cortex_core.spec.as_written import as_written
+from cortex_core.spec.types import models_of
 
 HISTORY_SHOWN = 10
-_DURATIONS = ("Nanoseconds", "Nanoseconds | None")
-"""How the types of durations are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,26 +92,6 @@ def details(session: Session, name: str, *, env: str | None) -> Details:
         api = client.api(name)
         history = client.history(name) if session.console.output == "pretty" else []
     return Details(env=environment.name, api=api, history=tuple(history))
-
-
-def as_written(spec: Struct) -> dict[str, Any]:
-    """A specification as it would stand in an API file: durations as text, nothing that is absent."""
-    import msgspec
-
-    written: dict[str, Any] = msgspec.to_builtins(spec)
-    for field in msgspec.structs.fields(type(spec)):
-        value = getattr(spec, field.name)
-        if value is None:
-            written.pop(field.encode_name, None)
-        elif isinstance(value, Struct):
-            written[field.encode_name] = as_written(value)
-        elif isinstance(value, tuple):
-            written[field.encode_name] = [
-                as_written(each) if isinstance(each, Struct) else each for each in value
-            ]
-        elif type(spec).__annotations__.get(field.name) in _DURATIONS:
-            written[field.encode_name] = duration(value)
-    return written
 
 
 def _listing(session: Session, environment: Environment) -> Listing:

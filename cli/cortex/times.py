@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-_UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
-
 
 def age(seconds: float) -> str:
     """How long ago, in its two largest units: `45s`, `3m20s`, `5h10m`, `4d2h`."""
@@ -31,15 +29,6 @@ def latency(milliseconds: float | None) -> str:
     if round(milliseconds) < 1000:
         return f"~{milliseconds:.0f} ms"
     return f"~{milliseconds / 1000:.1f} s"
-
-
-def duration(nanoseconds: int) -> str:
-    """As it stands in an API file: `1m30s`, `200ms`."""
-    text = ""
-    for unit, size in _UNITS.items():
-        count, nanoseconds = divmod(nanoseconds, size)
-        text += f"{count}{unit}" if count else ""
-    return text or "0s"
 
 
 def time_of_day(moment: str) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from cortex_core.operator_api import ApiResult, Change
 from cortex_core.release import Release
+from cortex_core.spec.as_written import as_written
 from cortex_core.spec.types import AsyncAPI, RealtimeAPI, Struct, TrafficSplitter
 
 SHOWN_DIGITS = 12
@@ -72,10 +73,10 @@ def replicas_for(release: Release, current: int | None) -> int:
 
 
 def changes(before: Release, after: Release) -> Iterator[Change]:
-    """What differs between two releases, by path in the document."""
+    """What differs between two releases, by path in the document, as people write it there."""
     if before.id == after.id:
         return
-    yield from _differences((), msgspec.to_builtins(before.spec), msgspec.to_builtins(after.spec))
+    yield from _differences((), as_written(before.spec), as_written(after.spec))
     for path, attribute in (("project", "project_digest"), ("runtime", "runtime_version")):
         old, new = getattr(before, attribute), getattr(after, attribute)
         if old != new:

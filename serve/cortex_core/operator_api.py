@@ -106,7 +106,11 @@ class DeployRequest(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """One difference between what is deployed and what is asked for, e.g. path "handler.config.threshold"."""
+    """One difference between what is deployed and what is asked for, e.g. path "handler.config.threshold".
+
+    Attributes:
+        before, after: as it stands in a file ("20ms", not nanoseconds); None for what is not there.
+    """
 
     path: str
     before: Any = None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 import os
 import random
 import re
@@ -28,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
 from cortex_core.runtime import REQUEST_TIMEOUT
-from cortex_core.spec.types import RealtimeAPI, ServerSideBatching
+from cortex_core.spec.types import RealtimeAPI, ServerSideBatching, requests_per_process
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
 from cortex_serve.callbacks import Callbacks
 from cortex_serve.handler import HandlerFailed
@@ -358,9 +357,7 @@ def create_application(
         pool=pool,
         log=log,
         max_body_bytes=max_body_bytes,
-        max_in_flight=math.ceil(
-            spec.autoscaling.max_replica_concurrency / spec.handler.processes_per_replica
-        ),
+        max_in_flight=requests_per_process(spec),
         models=models,
         batching=spec.handler.server_side_batching,
         request_timeout=(spec.handler.request_timeout or REQUEST_TIMEOUT * 1e9) / 1e9,

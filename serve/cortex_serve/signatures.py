@@ -11,16 +11,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cortex_core.spec.contracts import (
+    BATCHED,
     CONTRACTS,
     VERBS,
     Contract,
     Method,
     missing_argument,
+    missing_batched,
     missing_method,
     missing_rpc,
     must_not_be_async,
+    must_not_yield,
     none_of,
     unsupported,
+    with_batching,
     with_models,
 )
 
@@ -41,14 +45,15 @@ def check(
         cls: the user's class.
         contract: one of `CONTRACTS`.
         reloads_models: the API has `multi_model_reloading`; `model_client` and `load_model` become required.
-        batches: the API has `server_side_batching`; `handle_post` becomes required.
+        batches: the API has `server_side_batching`; `handle_post` becomes required, and must return a list.
         rpcs: names of the gRPC service's methods.
 
     Returns:
         All problems, one sentence each; empty when the class fits.
     """
     contract = with_models(contract) if reloads_models else contract
-    return list(_problems(cls, contract, batches, tuple(rpcs)))
+    contract = with_batching(contract) if batches else contract
+    return list(_problems(cls, contract, tuple(rpcs)))
 
 
 def declared(function: Any) -> tuple[str, ...]:
@@ -58,13 +63,13 @@ def declared(function: Any) -> tuple[str, ...]:
     return tuple(each.name for each in parameters if each.kind in by_keyword and each.name != "self")
 
 
-def _problems(cls: type, contract: Contract, batches: bool, rpcs: tuple[str, ...]) -> Iterator[str]:
+def _problems(cls: type, contract: Contract, rpcs: tuple[str, ...]) -> Iterator[str]:
     yield from _constructor_problems(cls, contract)
     for method in contract.methods:
         yield from _method_problems(cls, method, contract)
     for rpc in rpcs:
         yield from _rpc_problems(cls, rpc, contract)
-    yield from _one_of_problems(cls, contract, batches)
+    yield from _one_of_problems(cls, contract)
 
 
 def _constructor_problems(cls: type, contract: Contract) -> Iterator[str]:
@@ -108,16 +113,22 @@ def _rpc_problems(cls: type, rpc: str, contract: Contract) -> Iterator[str]:
     yield missing_rpc(cls.__name__, rpc, contract, own)
 
 
-def _one_of_problems(cls: type, contract: Contract, batches: bool) -> Iterator[str]:
+def _one_of_problems(cls: type, contract: Contract) -> Iterator[str]:
     methods = contract.one_of
     present = [method for method in methods if callable(getattr(cls, method.name, None))]
     for method in present:
         yield from _argument_problems(cls, method, getattr(cls, method.name), contract)
-    if methods and batches and "handle_post" not in [method.name for method in present]:
-        yield f"{cls.__name__}: the method 'handle_post' is missing; 'server_side_batching' needs it"
+    own = [key for key, value in vars(cls).items() if callable(value)]
+    if contract.batches and BATCHED not in present:
+        yield missing_batched(cls.__name__, own)
+    elif contract.batches and _yields(getattr(cls, BATCHED.name)):
+        yield must_not_yield(f"{cls.__name__}.{BATCHED.name}")
     elif methods and not present:
-        own = [key for key, value in vars(cls).items() if key[0] != "_" and callable(value)]
         yield none_of(cls.__name__, methods, own)
+
+
+def _yields(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _argument_problems(cls: type, method: Method, function: Any, contract: Contract) -> Iterator[str]:

@@ -153,13 +153,14 @@ def test_grpc(cortex: Installation, tmp_path: Path) -> None:
 def test_batching(cortex: Installation, tmp_path: Path) -> None:
     folder = tmp_path / "weighted"
     folder.mkdir()
-    *files, commands, output, others = blocks("batching.md")
+    *files, commands, output, others, metrics, counted = blocks("batching.md")
     for file in (*files, others):
         (folder / file.title).write_text(file.text.partition("\n")[2])
     assert [file.title for file in files] == ["handler.py", "cortex.yaml"]
     done = bash(cortex, f"set -e\n{commands.text}", cwd=folder)
     assert done.stdout.endswith(output.text), done.stderr
     cortex.run("validate", "others.yaml", cwd=folder)
+    wait_for(lambda: bash(cortex, metrics.text).stdout == counted.text, within=20, what=counted.text)
     cortex.run("delete", "weighted", "--force")
 
 

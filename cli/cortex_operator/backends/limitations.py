@@ -8,7 +8,15 @@ from typing import Any
 import msgspec
 
 from cortex_core.release import Release
-from cortex_core.spec.types import Autoscaling, Compute, Handler, RealtimeAPI, UpdateStrategy, source_of
+from cortex_core.spec.types import (
+    Autoscaling,
+    Compute,
+    Handler,
+    RealtimeAPI,
+    UpdateStrategy,
+    requests_per_process,
+    source_of,
+)
 from cortex_operator.backends.protocol import Notice
 
 _LATER = "not in this version yet"
@@ -28,7 +36,7 @@ def ignored(release: Release, *, memory_limits: bool) -> list[Notice]:
         release: what is to run.
         memory_limits: whether the kernel lets us limit memory.
     """
-    return [*_machine(release, memory_limits), *_code(release), *_scaling(release)]
+    return [*_machine(release, memory_limits), *_code(release), *_batching(release), *_scaling(release)]
 
 
 def _refusals(release: Release) -> Iterator[Notice]:
@@ -70,6 +78,20 @@ def _code(release: Release) -> Iterator[Notice]:
         yield Notice(path=f"{section}.image", text="replicas are processes, no container image is used")
     if source.shm_size is not None:
         yield Notice(path=f"{section}.shm_size", text="replicas use this machine's shared memory")
+
+
+def _batching(release: Release) -> Iterator[Notice]:
+    """Files of Cortex 0.35 may have this, so it is no rule."""
+    spec = release.spec
+    if not isinstance(spec, RealtimeAPI) or spec.handler.server_side_batching is None:
+        return
+    most = requests_per_process(spec)
+    if spec.handler.server_side_batching.max_batch_size > most:
+        text = (
+            f"no batch is larger than {most}: a process has at most {most} requests at once, its share of "
+            f"max_replica_concurrency ({spec.autoscaling.max_replica_concurrency})"
+        )
+        yield Notice(path="handler.server_side_batching.max_batch_size", text=text)
 
 
 def _scaling(release: Release) -> Iterator[Notice]:

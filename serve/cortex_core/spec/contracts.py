@@ -40,6 +40,7 @@ class Contract:
         one_of: methods of which at least one must be defined.
         rpc: names a method of a gRPC service may declare; None where there is no gRPC.
         reloads_models: the API has `multi_model_reloading`, which takes more.
+        batches: the API has `server_side_batching`, so `handle_post` answers several requests at once.
     """
 
     constructor: Method
@@ -47,6 +48,7 @@ class Contract:
     one_of: tuple[Method, ...] = ()
     rpc: tuple[str, ...] | None = None
     reloads_models: bool = False
+    batches: bool = False
 
 
 VERBS = ("post", "get", "put", "patch", "delete")
@@ -115,14 +117,45 @@ def with_models(contract: Contract) -> Contract:
     )
 
 
+BATCHED = next(method for method in _HTTP if method.name == "handle_post")
+"""The method that answers batches."""
+
+
+def with_batching(contract: Contract) -> Contract:
+    """The contract of an API with `server_side_batching`."""
+    return replace(contract, batches=True)
+
+
 def missing_method(where: str, method: Method) -> str:
     """What is said of a class without a method that it needs.
 
     Args:
         where: the class.
     """
-    takes = ", ".join(("self", *(method.takes or method.may_take)))
-    return f"{where}: the method {method.name!r} is missing; define `def {method.name}({takes})`"
+    return f"{where}: the method {method.name!r} is missing; define `{_example(method)}`"
+
+
+def _example(method: Method) -> str:
+    return f"def {method.name}({', '.join(('self', *(method.takes or method.may_take)))})"
+
+
+def missing_batched(where: str, own: Collection[str]) -> str:
+    """What is said of a class without the method that answers batches.
+
+    Args:
+        where: the class.
+        own: names of the methods it does define.
+    """
+    advice = _meant_post(own) or f"define `{_example(BATCHED)}`"
+    return f"{where}: the method {BATCHED.name!r} is missing, which 'server_side_batching' needs; {advice}"
+
+
+def must_not_yield(where: str) -> str:
+    """What is said of a method that answers batches and is a generator, asynchronous or not."""
+    return (
+        f"{where}: must not `yield`, because the API has 'server_side_batching'; return a list with one element "
+        "for each request (an element may be a generator)"
+    )
 
 
 def missing_rpc(where: str, rpc: str, contract: Contract, own: Collection[str]) -> str:
@@ -135,14 +168,11 @@ def missing_rpc(where: str, rpc: str, contract: Contract, own: Collection[str]) 
     typed = {name.replace("_", "").lower(): name for name in own if not name.startswith("_")}
     meant = typed.get(rpc.replace("_", "").lower())
     close = [meant] if meant else difflib.get_close_matches(rpc, typed.values(), n=1)
-    advice = f"did you mean {rpc!r} by {close[0]!r}?" if close else f"define `{_rpc_example(rpc, contract)}`"
+    example = _example(Method(name=rpc, may_take=contract.rpc or ()))
+    advice = f"did you mean {rpc!r} by {close[0]!r}?" if close else f"define `{example}`"
     return (
         f"{where}: the method {rpc!r} is missing, which the service in the protobuf file declares; {advice}"
     )
-
-
-def _rpc_example(rpc: str, contract: Contract) -> str:
-    return f"def {rpc}({', '.join(('self', *(contract.rpc or ())))})"
 
 
 def missing_argument(where: str, name: str, method: Method, signature: str, contract: Contract) -> str:
@@ -192,7 +222,11 @@ def none_of(where: str, methods: tuple[Method, ...], own: Collection[str]) -> st
         own: names of the methods it does define.
     """
     names = ", ".join(repr(method.name) for method in methods)
-    typed = difflib.get_close_matches("handle_post", own, n=1)
-    return f"{where}: at least one of {names} must be defined" + (
-        f"; did you mean 'handle_post' by {typed[0]!r}?" if typed else ""
-    )
+    meant = _meant_post(own)
+    return f"{where}: at least one of {names} must be defined" + (f"; {meant}" if meant else "")
+
+
+def _meant_post(own: Collection[str]) -> str | None:
+    others = [name for name in own if name[0] != "_" and name not in {method.name for method in _HTTP}]
+    typed = difflib.get_close_matches("handle_post", others, n=1)
+    return f"did you mean 'handle_post' by {typed[0]!r}?" if typed else None

@@ -1,4 +1,4 @@
-"""H-01 to H-05, H-07: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
+"""H-01 to H-05, H-07, H-08: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
 
 The source is parsed, never run. What a statement only does when it runs (a base class, a decorator, an import)
 is not guessed at, so a handler that works is never refused; the runtime looks at the class itself.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 from cortex_core.spec.contracts import (
+    BATCHED,
     VERBS,
     Contract,
     Method,
     missing_argument,
+    missing_batched,
     missing_method,
     missing_rpc,
     must_not_be_async,
+    must_not_yield,
     none_of,
     unsupported,
 )
@@ -97,9 +100,10 @@ def _class_problems(
     if definition is None or not is_plain or bound.count(class_name) > 1 or contract is None:
         return
     methods = _methods(definition)
-    if contract.one_of and not _may_have_verb(module):
-        own_methods = [name for name in methods if not name.startswith("_")]
-        yield f"{file}:{definition.lineno}: {none_of(class_name, contract.one_of, own_methods)}"
+    if contract.batches:
+        yield from _batching_problems(module, definition, file)
+    elif contract.one_of and not _may_have(VERBS, module):
+        yield f"{file}:{definition.lineno}: {none_of(class_name, contract.one_of, list(methods))}"
     yield from _rpc_problems(module, definition, contract, rpcs, f"{file}:{definition.lineno}: {class_name}")
     by_rpc = [Method(name=rpc, may_take=contract.rpc or ()) for rpc in rpcs]
     for method in (contract.constructor, *contract.methods, *contract.one_of, *by_rpc):
@@ -108,6 +112,18 @@ def _class_problems(
     if contract.reloads_models:
         where = f"{file}:{definition.lineno}: {class_name}"
         yield from _loading_problems(module, definition, contract, file, where)
+
+
+def _batching_problems(module: ast.Module, definition: ast.ClassDef, file: str) -> Iterator[str]:
+    """H-08: the method that answers batches is there, and returns a list."""
+    methods = _methods(definition)
+    if not _may_have(("post",), module):
+        yield missing_batched(f"{file}:{definition.lineno}: {definition.name}", list(methods))
+    elif BATCHED.name in methods and not _may_be_replaced(BATCHED.name, module):
+        body = _executed(methods[BATCHED.name].body)
+        lines = [node.lineno for node in body if isinstance(node, ast.Yield | ast.YieldFrom)]
+        if lines:
+            yield must_not_yield(f"{file}:{min(lines)}: {definition.name}.{BATCHED.name}")
 
 
 def _rpc_problems(
@@ -173,11 +189,19 @@ def _argument_problems(
             yield unsupported(where, argument.arg, method, f"({ast.unparse(arguments)})")
 
 
-def _may_have_verb(module: ast.Module) -> bool:
-    """Whether the name of such a method stands anywhere, or may be put together."""
-    verbs = {f"handle_{verb}" for verb in VERBS}
-    return bool((verbs | _DYNAMIC) & _words(module)) or any(
+def _may_have(verbs: Collection[str], module: ast.Module) -> bool:
+    """Whether the name of a method for one of these stands anywhere, or may be put together."""
+    names = {f"handle_{verb}" for verb in verbs}
+    return bool((names | _DYNAMIC) & _words(module)) or any(
         isinstance(node, ast.Constant) and isinstance(node.value, str) and "handle_" in node.value
+        for node in ast.walk(module)
+    )
+
+
+def _may_be_replaced(method: str, module: ast.Module) -> bool:
+    """Whether something may take a method's place once the class is there."""
+    return bool(_DYNAMIC & _words(module)) or any(
+        isinstance(node, ast.Attribute) and node.attr == method and isinstance(node.ctx, ast.Store)
         for node in ast.walk(module)
     )
 

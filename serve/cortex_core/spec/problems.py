@@ -58,15 +58,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         return self.blocks or (self.path,)
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One mistake with its position.
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a line of a file.
 
     Attributes:
         filename: name of the file, as given.
-        line, column: from 1.
+        line, column: from 1, in characters.
         width: characters to underline, at least 1.
-        path: as people read it, e.g. "iris.handler.path"; "" when the whole file is meant.
-        message: what is wrong and what to do; one line, and more where a drawing says it better.
         source: the line of the file.
     """
 
@@ -74,27 +72,46 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     column: int
     width: int
-    path: str
-    message: str
     source: str
 
-    def render(self) -> str:
-        """`file:line:column: path: message`, the source line, a caret below it, and further lines of the message."""
-        where = f"{self.filename}:{self.line}:{self.column}"
-        message, newline, more = self.message.partition("\n")
-        head = ": ".join(part for part in (where, self.path, message) if part)
-        source, column = self._excerpt()
-        width = max(1, min(self.width, len(source) - column + 1))
-        carets = " " * (column - 1) + "^" * width
-        return f"{head}\n{self.line:>4} | {source}\n     | {carets}{newline}{more}{newline}"
+    def __str__(self) -> str:
+        return f"{self.filename}:{self.line}:{self.column}"
 
-    def _excerpt(self) -> tuple[str, int]:
+    def excerpt(self) -> str:
+        """The source line and a caret below it."""
+        source, column = self._cut()
+        width = max(1, min(self.width, len(source) - column + 1))
+        return f"{self.line:>4} | {source}\n     | {' ' * (column - 1)}{'^' * width}"
+
+    def told(self, message: str) -> str:
+        """A message about another file than the one that is read, with an excerpt of that."""
+        return f"{self}: {message}\n{self.excerpt()}"
+
+    def _cut(self) -> tuple[str, int]:
         """The source line as it can be printed, cut when it is long, and the column in that."""
         source = "".join(character if character.isprintable() else " " for character in self.source)
         if len(source) <= LONGEST_EXCERPT:
             return source, self.column
         start = max(0, min(self.column - 1 - LONGEST_EXCERPT // 3, len(source) - LONGEST_EXCERPT))
         return source[start : start + LONGEST_EXCERPT], self.column - start
+
+
+class Problem(Place, frozen=True, kw_only=True):
+    """One mistake with its position.
+
+    Attributes:
+        path: as people read it, e.g. "iris.handler.path"; "" when the whole file is meant.
+        message: what is wrong and what to do; one line, and more where a drawing or another file says it better.
+    """
+
+    path: str
+    message: str
+
+    def render(self) -> str:
+        """`file:line:column: path: message`, the source line, a caret below it, and further lines of the message."""
+        message, newline, more = self.message.partition("\n")
+        head = ": ".join(part for part in (str(self), self.path, message) if part)
+        return f"{head}\n{self.excerpt()}{newline}{more}{newline}"
 
 
 class InvalidConfig(CortexError):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
+
+from cortex_core.spec.problems import Place
 
 _TOKEN = re.compile(
     r"""
@@ -26,27 +29,60 @@ class Proto(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         package: its dotted name, or None.
+        package_at: where that stands, in characters of the text.
         services: the services' names.
+        services_at: where each stands.
         imports: the files it imports, as it names them.
     """
 
     package: str | None
+    package_at: int | None = None
     services: tuple[str, ...]
+    services_at: tuple[int, ...] = ()
     imports: tuple[str, ...] = ()
 
 
 def read(source: bytes) -> Proto:
     """Read a .proto file; what cannot be understood is skipped."""
-    package, services, imports = None, [], []
-    for statement in _top_level(source.decode("utf-8", errors="replace")):
+    packages, services, imports = list[_Word](), list[_Word](), []
+    for statement in _top_level(_text(source)):
         match statement:
-            case ["package", name, *_]:
-                package = package or name
-            case ["service", name, *_]:
+            case [("package", _), name, *_]:
+                packages.append(name)
+            case [("service", _), name, *_]:
                 services.append(name)
-            case ["import", *_, name] if name[:1] in _QUOTES:
-                imports.append(name.strip("".join(_QUOTES)))
-    return Proto(package=package, services=tuple(services), imports=tuple(imports))
+            case [("import", _), *_, (file, _)] if file[:1] in _QUOTES:
+                imports.append(file.strip("".join(_QUOTES)))
+    package = next((word for word in packages if word.text), None)
+    return Proto(
+        package=package.text if package else None,
+        package_at=package.start if package else None,
+        services=tuple(word.text for word in services),
+        services_at=tuple(word.start for word in services),
+        imports=tuple(imports),
+    )
+
+
+def place(path: str, source: bytes, name: str, start: int) -> Place:
+    """Where a name stands in a file.
+
+    Args:
+        start: in characters of the text.
+    """
+    text = _text(source)
+    begin = text.rfind("\n", 0, start) + 1
+    line = text[begin:].partition("\n")[0].rstrip()
+    return Place(
+        filename=path,
+        line=text.count("\n", 0, start) + 1,
+        column=start - begin + 1,
+        width=len(name),
+        source=line,
+    )
+
+
+def _text(source: bytes) -> str:
+    return source.decode("utf-8", errors="replace")
 
 
 def closure(path: str, read_file: Callable[[str], bytes | None]) -> dict[str, bytes]:
@@ -70,15 +106,21 @@ def closure(path: str, read_file: Callable[[str], bytes | None]) -> dict[str, by
 _QUOTES = ("'", '"')
 
 
-def _top_level(source: str) -> Iterator[list[str]]:
+class _Word(NamedTuple):
+    text: str
+    start: int
+
+
+def _top_level(source: str) -> Iterator[list[_Word]]:
     """The words of each statement outside of all braces."""
-    depth, words = 0, list[str]()
+    depth, words = 0, list[_Word]()
     for token in _TOKEN.finditer(source):
         word, mark = token["word"], token["mark"]
         if word and depth == 0:
-            words.append(re.sub(r"\s", "", word))
+            words.append(_Word(re.sub(r"\s", "", word), token.start()))
         elif token["text"] and depth == 0:
-            words.append(token["text"] if words[:1] == ["import"] else "")
+            is_import = bool(words) and words[0].text == "import"
+            words.append(_Word(token["text"] if is_import else "", token.start()))
         elif mark:
             if depth == 0:
                 yield words

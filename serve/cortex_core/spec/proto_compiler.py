@@ -10,11 +10,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import msgspec
+
+from cortex_core.spec.problems import Place
 
 COMPILE_WITHIN = 30.0
 """Seconds; it takes a tenth of one."""
@@ -22,7 +25,8 @@ COMPILE_WITHIN = 30.0
 MOST_PROBLEMS = 20
 MOST_REMEMBERED = 8
 
-_COMPLAINT = re.compile(r"(?P<where>.+?\.proto:\d+:\d+): (?P<text>.+)")
+_COMPLAINT = re.compile(r"(?P<file>.+?\.proto):(?P<line>\d+):(?P<column>\d+): (?P<text>.+)")
+_WORD = re.compile(r"[\w.]+")
 _NOT_FOUND = re.compile(r"(?P<file>.+): (?:File not found\.|Backslashes, .+)")
 _IMPORT = re.compile(r'Import "(?P<file>.+)" was not found or had errors\.')
 _NOISE = ("warning: ", "Suggested field numbers", "Interpreting non ascii")
@@ -54,7 +58,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         package: its dotted name, or None.
         services: the RPCs of each service, by its name.
-        problems: one sentence each, with the place; then the rest is empty.
+        problems: one sentence each, with the place and an excerpt below; then the rest is empty.
     """
 
     package: str | None = None
@@ -92,7 +96,9 @@ def _compiled(path: str, sources: tuple[tuple[str, bytes], ...]) -> Compiled:
             return Compiled(problems=(f"{path}: compiling it took longer than {COMPILE_WITHIN:g} s",))
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace")
-            problems = tuple(_problems(said, root)) or (f"{path}: cannot be compiled: {said.strip()}",)
+            problems = tuple(_problems(said, root, dict(sources))) or (
+                f"{path}: cannot be compiled: {said.strip()}",
+            )
             return Compiled(problems=problems[:MOST_PROBLEMS])
         return _described(descriptors.read_bytes())
 
@@ -109,7 +115,7 @@ def _protoc(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, timeout=COMPILE_WITHIN, check=False)
 
 
-def _problems(said: str, root: Path) -> Iterator[str]:
+def _problems(said: str, root: Path, sources: Mapping[str, bytes]) -> Iterator[str]:
     """The compiler's complaints in our words; what only follows from others is left out."""
     lines = said.replace(f"{root}/", "").splitlines()
     missing = {found["file"] for line in lines if (found := _NOT_FOUND.fullmatch(line))}
@@ -128,10 +134,22 @@ def _problems(said: str, root: Path) -> Iterator[str]:
             text = (
                 f"imports {imported['file']!r}, which is not in the project; imports are relative to its root"
             )
-        problem = f"{complaint['where']}: {text[:1].lower()}{text[1:].rstrip('.')}"
+        place = _place(complaint["file"], sources, int(complaint["line"]), int(complaint["column"]))
+        problem = place.told(f"{text[:1].lower()}{text[1:].rstrip('.')}")
         if problem not in told:
             told.add(problem)
             yield problem
+
+
+def _place(file: str, sources: Mapping[str, bytes], line: int, column: int) -> Place:
+    """Where something is; the compiler counts bytes, and a tab up to the next multiple of eight."""
+    lines = sources.get(file, b"").split(b"\n")
+    raw = lines[line - 1] if line <= len(lines) else b""
+    before = bisect_left(range(len(raw)), column - 1, key=lambda length: len(raw[:length].expandtabs(8)))
+    start = len(raw[:before].decode(errors="replace"))
+    source = raw.decode(errors="replace").rstrip()
+    word = _WORD.match(source, start)
+    return Place(filename=file, line=line, column=start + 1, width=len(word[0]) if word else 1, source=source)
 
 
 def _described(descriptors: bytes) -> Compiled:

@@ -12,9 +12,9 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Protocol
 
 from cortex_core.spec import handler_file, proto, schema
-from cortex_core.spec.contracts import CONTRACTS, Contract, with_models
+from cortex_core.spec.contracts import CONTRACTS, Contract, with_batching, with_models
 from cortex_core.spec.endpoint import canonical
-from cortex_core.spec.problems import Finding, closest, listed, shown
+from cortex_core.spec.problems import Finding, clipped, closest, listed, shown
 from cortex_core.spec.units import parse_duration, parse_quantity
 from cortex_core.spec.view import View
 
@@ -158,6 +158,26 @@ def batch_timing(api: View) -> Iterator[Finding]:
     if api.is_sound("handler.type", interval, target) and api.has(interval) and api.has(target):
         message = "'batch_interval' and 'target_latency' conflict; keep one of them"
         yield api.finding(section, message, at_key=True)
+
+
+def batches_in_time(api: View) -> Iterator[Finding]:
+    """S-39: batches leave before their requests' time is up, if the API says when that is."""
+    timeout_path = "handler.request_timeout"
+    for key, consequence in _BATCH_DURATIONS.items():
+        path = f"handler.server_side_batching.{key}"
+        values = api.values(path, timeout_path)
+        if values is None or None in values:
+            continue
+        if parse_duration(values[0]) >= parse_duration(values[1]):
+            duration, timeout = map(clipped, values)
+            message = f"{key} ({duration}) must be less than request_timeout ({timeout}): {consequence}"
+            yield api.finding(path, message)
+
+
+_BATCH_DURATIONS = {
+    "batch_interval": "a request that waits alone would be answered 504",
+    "target_latency": "requests would be answered 504 before they are late",
+}
 
 
 def grpc_without_batching(api: View) -> Iterator[Finding]:
@@ -318,7 +338,7 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
 
 
 def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """H-01 to H-05, H-07: the file of a handler can be parsed, and has the class that is needed."""
+    """H-01 to H-05, H-07, H-08: the file of a handler can be parsed, and has the class that is needed."""
     for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
         if not api.is_sound("kind", path) or not api.has(path):
             continue
@@ -346,8 +366,10 @@ def _contract(api: View) -> Contract | None:
     if api.kind != "RealtimeAPI":
         return CONTRACTS.get((api.kind, kind, None))
     contract = CONTRACTS.get((api.kind, kind, "grpc" if protobuf else "http"))
-    reloads_models = kind == "python" and api.has("handler.multi_model_reloading")
-    return with_models(contract) if contract is not None and reloads_models else contract
+    if contract is None or kind != "python":
+        return contract
+    contract = with_models(contract) if api.has("handler.multi_model_reloading") else contract
+    return with_batching(contract) if api.has("handler.server_side_batching") and not protobuf else contract
 
 
 def dependency_files(api: View, project: ProjectFiles) -> Iterator[Finding]:
@@ -388,12 +410,13 @@ def grpc_service(api: View, project: ProjectFiles) -> Iterator[Finding]:
         yield from missing
         return
     try:
-        found = proto.read(project.read(api.get(path)))
+        source = project.read(api.get(path))
     except OSError as error:
         yield api.finding(path, f"cannot be read: {error.strerror or error}")
         return
-    yield from _service_count(api, path, found)
-    yield from _package(api, path, found)
+    found = proto.read(source)
+    yield from _service_count(api, path, found, source)
+    yield from _package(api, path, found, source)
     yield from _grpc_endpoint(api, found)
     compiled = _compiled(api.get(path), project)
     for problem in compiled.problems if compiled is not None else ():
@@ -430,24 +453,25 @@ def grpc_endpoint(name: str, source: bytes) -> str:
     return f"/{found.package or name}.{found.services[0]}"
 
 
-def _service_count(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
-    if len(found.services) != 1:
-        names = f": {', '.join(found.services)}" if found.services else ""
-        yield api.finding(
-            path, f"the file must define exactly one service, found {len(found.services)}{names}"
-        )
+def _service_count(api: View, path: str, found: proto.Proto, source: bytes) -> Iterator[Finding]:
+    rule = f"the file must define exactly one service, found {len(found.services)}"
+    if not found.services:
+        yield api.finding(path, rule)
+    elif len(found.services) > 1:
+        second = proto.place(api.get(path), source, found.services[1], found.services_at[1])
+        yield api.finding(path, second.told(f"{rule}: {', '.join(found.services)}"))
 
 
-def _package(api: View, path: str, found: proto.Proto) -> Iterator[Finding]:
+def _package(api: View, path: str, found: proto.Proto, source: bytes) -> Iterator[Finding]:
     if api.name is None:
         return
     wanted = api.name.replace("-", "_")
-    if found.package is None:
+    if found.package is None or found.package_at is None:
         yield api.finding(path, f"the file must name its package; add 'package {wanted};'")
     elif found.package != wanted:
-        yield api.finding(
-            path, f"the file's package must be '{wanted}' (the API's name), got '{found.package}'"
-        )
+        place = proto.place(api.get(path), source, found.package, found.package_at)
+        rule = f"the file's package must be '{wanted}' (the API's name), got '{found.package}'"
+        yield api.finding(path, place.told(rule))
 
 
 def _grpc_endpoint(api: View, found: proto.Proto) -> Iterator[Finding]:
@@ -484,6 +508,7 @@ _RULES = (
     caching_processes,
     batch_size,
     batch_timing,
+    batches_in_time,
     grpc_without_batching,
     durations,
     least_compute,

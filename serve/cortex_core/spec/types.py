@@ -210,6 +210,11 @@ def is_grpc(api: Api) -> bool:
     return isinstance(api, RealtimeAPI) and api.handler.protobuf_path is not None
 
 
+def requests_per_process(api: RealtimeAPI) -> int:
+    """How many requests a process of a replica may have at once, those that wait included."""
+    return -(-api.autoscaling.max_replica_concurrency // api.handler.processes_per_replica)
+
+
 def models_of(api: Api) -> Models | None:
     """Where the models of an API are, whichever section says so; None for an API without."""
     source = source_of(api)

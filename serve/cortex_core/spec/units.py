@@ -44,6 +44,19 @@ def parse_duration(text: str) -> int:
     return -int(total) if text.startswith("-") else int(total)
 
 
+def duration_text(nanoseconds: int) -> str:
+    """As people write it: `1m30s`, `200ms`.
+
+    Args:
+        nanoseconds: at least 0.
+    """
+    text = ""
+    for unit in ("h", "m", "s", "ms", "us", "ns"):
+        count, nanoseconds = divmod(nanoseconds, _NANOSECONDS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0s"
+
+
 def parse_quantity(text: str) -> Decimal:
     """Read `1`, `0.5`, `200m`, `500Mi` or `2G`.
 

@@ -34,7 +34,7 @@ import grpc.aio
 from cortex_core.errors import CortexError
 from cortex_core.release import Release
 from cortex_core.runtime import REQUEST_TIMEOUT, SHUTDOWN_GRACE
-from cortex_core.spec.types import RealtimeAPI
+from cortex_core.spec.types import RealtimeAPI, requests_per_process
 from cortex_serve import compat, handler, signatures
 from cortex_serve.handler import HandlerFailed
 from cortex_serve.metrics_client import MetricsClient
@@ -202,7 +202,7 @@ def create_application(
         threads=threads,
         log=log,
         timeout=None if timeout is None else timeout / 1e9,
-        max_in_flight=-(-spec.autoscaling.max_replica_concurrency // spec.handler.processes_per_replica),
+        max_in_flight=requests_per_process(spec),
         models=models,
     )
 

@@ -550,7 +550,7 @@ def test_without_handle_post(serve: Start) -> None:
     )
 
     assert api.replica.wait() != 0
-    assert "'handle_post' is missing; 'server_side_batching' needs it" in json.dumps(api.replica.log())
+    assert "'handle_post' is missing, which 'server_side_batching' needs" in json.dumps(api.replica.log())
 
 
 def test_nobody_gets_what_is_not_theirs(serve: Start) -> None:

@@ -126,6 +126,29 @@ IGNORED: list[tuple[RealtimeAPI, list[tuple[str, str]]]] = [
             ("autoscaling.max_replicas", "there is no autoscaling here; min_replicas run"),
         ],
     ),
+    (realtime(server_side_batching=ServerSideBatching(max_batch_size=1024)), []),
+    (
+        realtime(
+            server_side_batching=ServerSideBatching(max_batch_size=3),
+            processes_per_replica=3,
+            autoscaling={"target_replica_concurrency": 3.0, "max_replica_concurrency": 7},
+        ),
+        [],
+    ),
+    (
+        realtime(
+            server_side_batching=ServerSideBatching(max_batch_size=4),
+            processes_per_replica=3,
+            autoscaling={"target_replica_concurrency": 3.0, "max_replica_concurrency": 7},
+        ),
+        [
+            (
+                "handler.server_side_batching.max_batch_size",
+                "no batch is larger than 3: a process has at most 3 requests at once, its share of "
+                "max_replica_concurrency (7)",
+            )
+        ],
+    ),
     (
         realtime(strategy=UpdateStrategy(max_surge=1)),
         [

@@ -97,3 +97,42 @@ def test_a_change_of_the_project_is_shown_by_digests_short_enough_to_read() -> N
     (planned,) = plan([Requested(release=THREE)], {"iris": Deployed(live=ONE)}, force=False)
     (change,) = planned.changes
     assert (change.path, change.before, change.after) == ("project", "a" * 12, "b" * 12)
+
+
+BATCHING = "    server_side_batching:\n      max_batch_size: 8\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    [
+        (
+            f"{BATCHING}      batch_interval: 0.02s\n    request_timeout: 1m30s\n",
+            f"{BATCHING}      batch_interval: 100ms\n",
+            [
+                ("handler.request_timeout", "1m30s", None),
+                ("handler.server_side_batching.batch_interval", "20ms", "100ms"),
+            ],
+        ),
+        (
+            "",
+            f"{BATCHING}      target_latency: 100ms\n",
+            [("handler.server_side_batching", None, {"max_batch_size": 8, "target_latency": "100ms"})],
+        ),
+        (
+            "  compute: {cpu: 0.5, mem: 1Gi}\n  autoscaling: {window: 90s}\n",
+            "  compute: {cpu: 500m, mem: 1.5G}\n",
+            [
+                ("compute.cpu", "0.5", "500m"),
+                ("compute.mem", "1Gi", "1.5G"),
+                ("autoscaling.window", "1m30s", "1m"),
+            ],
+        ),
+    ],
+)
+def test_changes_are_shown_as_they_stand_in_a_file(
+    before: str, after: str, changes: list[tuple[str, object, object]]
+) -> None:
+    text = "- name: iris\n  kind: RealtimeAPI\n  handler:\n    type: python\n    path: handler.py\n"
+    requested = Requested(release=release(text + after))
+    (planned,) = plan([requested], {"iris": Deployed(live=release(text + before))}, force=False)
+    assert [(each.path, each.before, each.after) for each in planned.changes] == changes

@@ -124,7 +124,12 @@ BAD = [
         "Handler.warm_up: the argument 'model' is missing; it is defined as `warm_up(self, path)`",
     ]),
     (HTTP, {"batches": True}, handler(handle_get="self"), [
-        "Handler: the method 'handle_post' is missing; 'server_side_batching' needs it",
+        "Handler: the method 'handle_post' is missing, which 'server_side_batching' needs; "
+        "define `def handle_post(self, payload, query_params, headers)`",
+    ]),
+    (HTTP, {"batches": True}, handler(handel_post="self", _handle_post="self"), [
+        "Handler: the method 'handle_post' is missing, which 'server_side_batching' needs; "
+        "did you mean 'handle_post' by 'handel_post'?",
     ]),
     # gRPC
     (GRPC, {"rpcs": ["Predict", "Info"]}, handler(Predict="self, payload, headers"), [
@@ -202,6 +207,31 @@ def test_methods_may_be_async_and_generators_and_decorated() -> None:
         @decorated
         def handle_patch(self, payload: Any) -> None: ...
 
+    assert check(Handler, HTTP) == []
+
+
+def test_batches_are_answered_by_a_list_and_by_no_generator() -> None:
+    class Handler:
+        def __init__(self, config: dict[str, Any]) -> None: ...
+
+        def handle_post(self, payload: list[Any]) -> Iterator[str]:
+            yield ""
+
+    class Async(Handler):
+        async def handle_post(self, payload: list[Any]) -> AsyncIterator[str]:  # type: ignore[override]  # another one
+            yield ""
+
+    class Streams(Handler):
+        async def handle_post(self, payload: list[Any]) -> list[Iterator[str]]:  # type: ignore[override]  # another one
+            return [iter("") for _ in payload]
+
+    advice = (
+        "must not `yield`, because the API has 'server_side_batching'; return a list with one element for each "
+        "request (an element may be a generator)"
+    )
+    assert check(Handler, HTTP, batches=True) == [f"Handler.handle_post: {advice}"]
+    assert check(Async, HTTP, batches=True) == [f"Async.handle_post: {advice}"]
+    assert check(Streams, HTTP, batches=True) == []
     assert check(Handler, HTTP) == []
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from cortex_core.spec.contracts import CONTRACTS
+from cortex_core.spec.contracts import CONTRACTS, with_batching
 from cortex_core.spec.handler_file import LARGEST_FILE, problems
 
 HTTP = CONTRACTS["RealtimeAPI", "python", "http"]
 GRPC = CONTRACTS["RealtimeAPI", "python", "grpc"]
+BATCHING = with_batching(HTTP)
 
 WORKING = {
     "imported": "from model import Handler\n",
@@ -52,6 +53,41 @@ def told(source: str, contract: object = HTTP, rpcs: tuple[str, ...] = ()) -> tu
 @pytest.mark.parametrize("source", WORKING.values(), ids=WORKING)
 def test_what_works_is_not_refused(source: str) -> None:
     assert told(source) == ()
+
+
+GENERATOR = "    def handle_post(self, payload):\n        yield 1\n"
+BATCHING_WORKING = {
+    "a list": "class Handler:\n    def handle_post(self, payload): return [1]\n",
+    "async": "class Handler:\n    async def handle_post(self, payload): return await all_of(payload)\n",
+    "a list of generators": "class Handler:\n    def handle_post(self, payload):\n"
+    "        def stream(): yield 1\n        return [stream() for each in payload]\n",
+    "a generator expression": "class Handler:\n    def handle_post(self, payload): return list(x for x in payload)\n",
+    "a lambda that yields": "class Handler:\n    def handle_post(self): return [(lambda: (yield))()]\n",
+    "generators for other verbs": "class Handler:\n    def handle_post(self): return []\n"
+    "    def handle_get(self):\n        yield 1\n",
+    "inherited": "from base import Base\nclass Handler(Base):\n    def handle_get(self): ...\n",
+    "assigned": "class Handler:\n    handle_post = answer\n",
+    "imported into the class": "class Handler:\n    from answers import handle_post\n",
+    "in a branch": "class Handler:\n    if fast:\n        def handle_post(self): ...\n",
+    "given later": "class Handler:\n    def handle_get(self): ...\nHandler.handle_post = answer\n",
+    "by name": "class Handler:\n    def handle_get(self): ...\nsetattr(Handler, name, answer)\n",
+    "put together": "class Handler:\n    def handle_get(self): ...\nadd(Handler, f'handle_{verb}')\n",
+    "decorated class": "@serves\nclass Handler:\n    def handle_get(self): ...\n",
+    "decorated generator": f"class Handler:\n    @collected\n{GENERATOR}",
+    "generator wrapped in the class": f"class Handler:\n{GENERATOR}    handle_post = collected(handle_post)\n",
+    "generator wrapped later": f"class Handler:\n{GENERATOR}Handler.handle_post = collected(Handler.handle_post)\n",
+    "generator wrapped by name": f"class Handler:\n{GENERATOR}setattr(Handler, 'handle_post', collected)\n",
+    "inherited generator": f"class Base: ...\nclass Handler(Base):\n{GENERATOR}",
+}
+
+
+@pytest.mark.parametrize("source", BATCHING_WORKING.values(), ids=BATCHING_WORKING)
+def test_handlers_of_batches_that_work_are_not_refused(source: str) -> None:
+    assert told(source, BATCHING) == ()
+
+
+def test_a_generator_is_fine_without_batching() -> None:
+    assert told(f"class Handler:\n{GENERATOR}") == ()
 
 
 def test_only_a_class_is_needed_for_grpc() -> None:

@@ -1057,6 +1057,34 @@ RULES = [
             "keep one of them"
         ],
     ),
+    Row(
+        "S-39",
+        realtime(", request_timeout: 5s, server_side_batching: {max_batch_size: 8, batch_interval: 5000ms}"),
+        [
+            "3:124: iris.handler.server_side_batching.batch_interval: batch_interval (5000ms) must be less than "
+            "request_timeout (5s): a request that waits alone would be answered 504"
+        ],
+    ),
+    Row(
+        "S-39 target",
+        realtime(", request_timeout: 5s, server_side_batching: {max_batch_size: 8, target_latency: 1m}"),
+        [
+            "3:124: iris.handler.server_side_batching.target_latency: target_latency (1m) must be less than "
+            "request_timeout (5s): requests would be answered 504 before they are late"
+        ],
+    ),
+    Row(
+        "S-39 just shorter",
+        realtime(
+            ", request_timeout: 5s, server_side_batching: {max_batch_size: 8, batch_interval: 4.999999999s}"
+        ),
+        [],
+    ),
+    Row(
+        "S-39 files of Cortex 0.35, which know no request_timeout, stay valid",
+        realtime(", threads_per_process: 8, server_side_batching: {max_batch_size: 8, batch_interval: 2h}"),
+        [],
+    ),
 ]
 
 
@@ -1085,6 +1113,7 @@ PROTO = "syntax = 'proto3'; package my_iris; message A {} message B {} service I
 GRPC = ", protobuf_path: iris.proto"
 
 MODELS = ", multi_model_reloading: {path: s3://bucket/iris}"
+BATCHING = ", server_side_batching: {max_batch_size: 8}"
 
 HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
 RPC_HANDLER = "class Handler:\n    def Predict(self, payload, context):\n        return payload\n"
@@ -1155,12 +1184,13 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("S-14 none", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; /* service A {} */"},
      ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 0"]),
     ("S-14 two", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; service A {} service B {}"},
-     ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 2: A, B"]),
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:36: the file must define exactly one service, found 2: A, B"]),
     ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
      {"handler.py": HANDLER, "iris.proto": "service A {}"},
      ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
     ("S-16 other", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
-     ["3:60: iris.handler.protobuf_path: the file's package must be 'iris' (the API's name), got 'my_iris'"]),
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:28: the file's package must be 'iris' (the API's name), got "
+      "'my_iris'"]),
     ("S-17", realtime(GRPC, "  networking: {endpoint: /iris}\n").replace("name: iris", "name: my-iris"),
      {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
@@ -1179,6 +1209,26 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2: Handler.Predict: the argument 'contxt' is not supported; did you mean "
       "'context'? It may take: self, payload, context; it is defined as `Predict(self, payload, contxt)`"]),
+    ("H-08", realtime(BATCHING), {"handler.py": "\n" + HANDLER.replace("handle_post", "handle_get")},
+     ["3:33: iris.handler.path: handler.py:2: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; define `def handle_post(self, payload, query_params, headers)`"]),
+    ("H-08 typo", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; did you mean 'handle_post' by 'handle_pots'?"]),
+    ("H-08 generator", realtime(BATCHING), {"handler.py": HANDLER.replace("return payload", "for each in payload: yield each")},
+     ["3:33: iris.handler.path: handler.py:3: Handler.handle_post: must not `yield`, because the API has "
+      "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
+    ("H-08 async generator", realtime(BATCHING),
+     {"handler.py": "class Handler:\n    async def handle_post(self, payload):\n        x = 1\n        yield x; yield 2\n"},
+     ["3:33: iris.handler.path: handler.py:4: Handler.handle_post: must not `yield`, because the API has "
+      "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
+    ("H-08 and H-04", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post(self, payload)", "handle_put(self, x)")},
+     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+      "needs; define `def handle_post(self, payload, query_params, headers)`",
+      f"3:33: iris.handler.path: handler.py:2: Handler.handle_put: the argument 'x' is not supported. {TAKES}; "
+      "it is defined as `handle_put(self, x)`"]),
+    ("H-08 tensorflow", tensorflow("path: s3://a", ", threads_per_process: 8, server_side_batching: {max_batch_size: 8, "
+     "batch_interval: 1s}"), {"handler.py": HANDLER.replace("handle_post", "handle_get")}, []),
 ]  # fmt: skip
 
 
@@ -1186,7 +1236,56 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("text", "files", "expected"), [row[1:] for row in FILES], ids=[row[0] for row in FILES]
 )
 def test_message_about_a_project(text: str, files: dict[str, str], expected: list[str]) -> None:
-    assert heads(text, project=Project(**files)) == expected
+    seen = heads(text, project=Project(**files))
+    assert [message.partition("\n")[0] for message in seen] == expected
+
+
+def test_problems_of_proto_files_are_shown_where_they_are() -> None:
+    files = {
+        "handler.py": RPC_HANDLER,
+        "iris.proto": "syntax = 'proto3';\npackage iri;\nimport 'nix.proto';\nimport 'common/a.proto';\n"
+        "service Iris { rpc Predict (A) returns (A); }\nservice Rose {}\n",
+        "common__a.proto": "syntax = 'proto3';\r\n\tmessage A { /* größer */ Int b = 1; }\r\nmessage B {",
+    }
+    with pytest.raises(InvalidConfig) as caught:
+        load(realtime(GRPC), project=Project(**files))
+    here = "cortex.yaml:3:60: iris.handler.protobuf_path: "
+    excerpt = """
+   3 |   handler: {type: python, path: handler.py, protobuf_path: iris.proto}
+     |                                                            ^^^^^^^^^^
+"""
+    assert caught.value.message == "\n".join(
+        f"{here}{message}{excerpt}{place}\n"
+        for message, place in (
+            (
+                "iris.proto:6:9: the file must define exactly one service, found 2: Iris, Rose",
+                "   6 | service Rose {}\n     |         ^^^^",
+            ),
+            (
+                "iris.proto:2:9: the file's package must be 'iris' (the API's name), got 'iri'",
+                "   2 | package iri;\n     |         ^^^",
+            ),
+            (
+                "common/a.proto:3:12: reached end of input in message definition (missing '}')",
+                "   3 | message B {\n     |            ^",
+            ),
+            (
+                "iris.proto:3:1: imports 'nix.proto', which is not in the project; imports are relative to its root",
+                "   3 | import 'nix.proto';\n     | ^^^^^^",
+            ),
+        )
+    )
+
+
+def test_a_place_in_a_proto_file_is_counted_in_characters() -> None:
+    """The compiler counts bytes, and a tab as up to eight."""
+    source = "syntax = 'proto3';\n\tpackage iris;\r\n  \tmessage A { /* größer */ Int b = 1; }\r\nservice Iris {}\n"
+    [message] = heads(realtime(GRPC), project=Project(**{"handler.py": RPC_HANDLER, "iris.proto": source}))
+    assert message == (
+        """3:60: iris.handler.protobuf_path: iris.proto:3:29: "Int" is not defined
+   3 |    message A { /* größer */ Int b = 1; }
+     |                             ^^^"""
+    )
 
 
 def test_grpc_endpoint_comes_from_the_proto() -> None:

@@ -22,7 +22,18 @@ from cortex_core.spec.proto_compiler import Compiled, Rpc, compiled
     ],
 )
 def test_package_and_services(source: str, package: str | None, services: tuple[str, ...]) -> None:
-    assert read(source.encode()) == Proto(package=package, services=services)
+    found = read(source.encode())
+    assert (found.package, found.services) == (package, services)
+
+
+def test_where_names_stand() -> None:
+    source = "/* größer */ package a . b; service A {}\nservice\n  B {} package c;"
+    assert read(source.encode()) == Proto(
+        package="a.b",
+        package_at=source.index("a . b"),
+        services=("A", "B"),
+        services_at=(source.index("A"), source.index("B")),
+    )
 
 
 def test_bytes_that_are_no_text() -> None:
@@ -102,7 +113,9 @@ def test_forms_of_rpcs() -> None:
     ],
 )  # fmt: skip
 def test_what_the_compiler_has_to_say(source: str, problems: tuple[str, ...]) -> None:
-    assert compiled("a.proto", {"a.proto": source.encode()}) == Compiled(problems=problems)
+    found = compiled("a.proto", {"a.proto": source.encode()})
+    heads = tuple(problem.partition("\n")[0] for problem in found.problems)
+    assert (heads, found.services) == (problems, {})
 
 
 def test_problems_of_large_files_are_a_few() -> None:

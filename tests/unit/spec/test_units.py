@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from cortex_core.spec.units import normalized_quantity, parse_duration, parse_quantity
+from cortex_core.spec.units import duration_text, normalized_quantity, parse_duration, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ from cortex_core.spec.units import normalized_quantity, parse_duration, parse_qu
 )
 def test_duration(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
+
+
+@pytest.mark.parametrize("text", ["0s", "1m", "1h", "1m30s", "200ms", "1s500ms", "2us", "7ns", "5h10m"])
+def test_a_duration_is_written_as_it_is_read(text: str) -> None:
+    assert duration_text(parse_duration(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "10", "s", "1 s", "1d", "1s ", "1.s.s", "1s\n", "--1s"])

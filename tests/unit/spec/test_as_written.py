@@ -1,4 +1,4 @@
-"""A configuration as `get --verbose` prints it can be deployed again."""
+"""What people are shown of a spec: it could be deployed again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cortex.getting import as_written
+from cortex_core.spec.as_written import as_written
 from cortex_core.spec.load import load
 
 REFERENCE = Path(__file__).parents[3] / "configs" / "reference"
