@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from support.installation import wait_for
+from support.load import load
 from support.stand_in import environ, stand_in_release
 
-from cortex_operator import processes
+from cortex_operator import processes as processes_of
 from cortex_operator.backends.process import ProcessBackend
 from cortex_operator.backends.protocol import Replica, Workload
 from cortex_operator.gateway.protocol import Route, Upstream
@@ -33,16 +39,58 @@ class Handler:
         return {"pid": os.getpid(), "began": began, "ended": time.time()}
 """
 
+ECHO = b"""
+import os
 
-@pytest.fixture
-def running(site: Any, tmp_path: Path) -> Iterator[Replica]:
-    """One replica of PROCESSES × THREADS, routed."""
+class Handler:
+    def __init__(self, config):
+        pass
+
+    def handle_post(self, payload):
+        return {"n": payload["n"], "version": os.getpid()}
+"""
+
+
+@dataclass
+class Replicated:
+    """An API with one replica, routed, of a home.
+
+    Attributes:
+        replica: as it was when it first was ready.
+    """
+
+    site: Any
+    backend: ProcessBackend
+    replica: Replica
+
+    @property
+    def pid(self) -> int:
+        assert self.replica.pid is not None
+        return self.replica.pid
+
+    def ready_again(self) -> Replica:
+        """The replica, once it was started again and is ready."""
+
+        async def wait() -> Replica:
+            while True:
+                (replica,) = await self.backend.observe()
+                if replica.restarts and replica.state == "ready":
+                    return replica
+                await self.backend.changed()
+
+        again: Replica = self.site.run(wait())
+        return again
+
+
+@contextmanager
+def routed(site: Any, folder: Path, handler: bytes, *, processes: int, threads: int) -> Iterator[Replicated]:
+    """One replica of `processes` × `threads`, routed."""
     backend = ProcessBackend(site.home, environ=environ())
 
     async def start() -> Replica:
         await backend.open()
         release = stand_in_release(
-            site.home, tmp_path, name="iris", handler=HANDLER, processes=PROCESSES, threads=THREADS
+            site.home, folder, name="iris", handler=handler, processes=processes, threads=threads
         )
         await backend.prepare(release, lambda _: None)
         await backend.apply(Workload(id="iris-a", release=release, replicas=1))
@@ -55,27 +103,25 @@ def running(site: Any, tmp_path: Path) -> Iterator[Replica]:
     async def end() -> None:
         await backend.remove("iris-a")
         await backend.close()
-        assert [each for each in processes.members(site.home.root) if each.marker != "gateway"] == []
+        assert [each for each in processes_of.members(site.home.root) if each.marker != "gateway"] == []
 
     try:
         replica = site.run(start())
         upstreams = tuple(Upstream(host=str(replica.host), port=port) for port in replica.ports)
-        site.run(
-            site.gateway.apply(
-                [
-                    Route(
-                        api="iris",
-                        endpoint="/iris",
-                        upstreams=upstreams,
-                        max_concurrency=1024,
-                        at_a_time=THREADS,
-                    )
-                ]
-            )
+        route = Route(
+            api="iris", endpoint="/iris", upstreams=upstreams, max_concurrency=1024, at_a_time=threads
         )
-        yield replica
+        site.run(site.gateway.apply([route]))
+        yield Replicated(site, backend, replica)
     finally:
         site.run(end())
+
+
+@pytest.fixture
+def running(site: Any, tmp_path: Path) -> Iterator[Replica]:
+    """One replica of PROCESSES × THREADS, routed."""
+    with routed(site, tmp_path, HANDLER, processes=PROCESSES, threads=THREADS) as replicated:
+        yield replicated.replica
 
 
 class Clients:
@@ -149,3 +195,16 @@ def test_a_killed_process_costs_what_was_in_flight_on_it(site: Any, running: Rep
 
     assert len(clients.calls) + len(clients.others) == 50 * PROCESSES
     assert clients.others in ([], [(502, "replica_failed")])
+
+
+def test_a_lone_replica_that_ends_and_is_started_again_costs_no_request(site: Any, tmp_path: Path) -> None:
+    with (
+        routed(site, tmp_path, ECHO, processes=1, threads=1) as replicated,
+        load(f"{site.url}/iris", connections=6, pause=0.01) as running,
+    ):
+        wait_for(lambda: running.so_far().answers > 100, within=20, what="under load")
+        os.kill(replicated.pid, signal.SIGTERM)
+        again = replicated.ready_again()
+        assert again.ports == replicated.replica.ports
+        wait_for(lambda: len(running.so_far().seen) == 2, within=20, what="the next one answers")
+    assert running.so_far().failures == []
