@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -343,6 +344,20 @@ def test_a_chunked_body_beyond_the_limit_is_refused(site: Any, double: ReplicaDo
                 break
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert double.seen() == 0
+
+
+def test_a_chunked_body_arrives_with_its_length_or_not_at_all(site: Any, double: ReplicaDouble) -> None:
+    """Plain handlers could not tell one that is cut from one that ends."""
+    head = b"POST /iris HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", site.home.gateway_port), timeout=15) as connection:
+        connection.sendall(head + b"5\r\nhello\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            connection.recv(1)
+    answer = exchange(site, head + b"5\r\nhello\r\n0\r\n\r\n")
+    assert answer.json["headers"]["content-length"] == "5"
+    assert "transfer-encoding" not in answer.json["headers"]
+    assert double.seen() == 1
 
 
 @pytest.mark.parametrize("headers", ["x-big: " + "x" * 61_500, "\r\n".join(f"x-{n}: 1" for n in range(101))])
