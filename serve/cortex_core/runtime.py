@@ -32,7 +32,7 @@ EXIT_HANDLER_FAILED = 1
 EXIT_CANNOT_START = 3
 
 REQUIREMENTS = (
-    "granian>=2.8,<2.9",
+    "granian>=2.8.9,<2.9",
     "msgspec>=0.19",
     "prometheus-client>=0.20",
     "python-multipart>=0.0.18",

@@ -232,9 +232,7 @@ class _Generated:
 class _Stream:
     """A response whose chunks are still to come; counted and logged when it ends.
 
-    One that fails midway is counted as a 500 and logged, but its client sees an ordinary end: granian's WSGI
-    interface ends a body in one way, whatever the iterator raises. A method that is itself a generator is
-    carried by `asgi`, where the connection is cut.
+    One that fails midway is counted as a 500 and logged; the server cuts it.
     """
 
     def __init__(

@@ -321,7 +321,7 @@ def test_a_requirement_that_conflicts_with_the_runtime_is_explained(place: Place
     error = failure(place.prepare())
     assert error.message == "requirements.txt could not be installed"
     assert "granian==1.0.0" in "\n".join(error.output)
-    assert "granian>=2.8,<2.9" in "\n".join(error.output)
+    assert "granian>=2.8.9,<2.9" in "\n".join(error.output)
 
 
 def test_conda_packages_are_refused(place: Place) -> None:
