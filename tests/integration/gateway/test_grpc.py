@@ -19,6 +19,8 @@ from support.installation import free_ports, wait_for
 from support.replica_double import ReplicaDouble
 from support.replicas import start_replica
 
+from cortex_operator.gateway.admin import Admin
+from cortex_operator.gateway.envoy_config import ADMIN_SOCKET
 from cortex_operator.gateway.protocol import Route, Upstream
 
 HEALTH = "grpc.health.v1.Health"
@@ -220,10 +222,18 @@ def test_a_lone_replica_that_restarts_is_waited_for(site: Any, new_double: Calla
     with caller(site) as call:
         call.echo()
         double.kill()
+        # Else what it sends there may have been begun, and is not repeated.
+        wait_for(lambda: connections(site) == 0, within=5, what="the gateway has noticed")
         answer = call.one_to_one("Echo").future(b"still", timeout=15)
         time.sleep(0.5)  # how long the restart takes
         double.start()
         assert answer.result(timeout=15) == b"1 still"
+
+
+def connections(site: Any) -> int:
+    """How many the gateway has to replicas of `speech`."""
+    name = "cluster.speech.upstream_cx_active"
+    return int(site.run(Admin(site.home.gateway, ADMIN_SOCKET).state(name))[name])
 
 
 def test_the_first_calls_go_to_as_many_processes(site: Any, new_double: Callable[..., GrpcDouble]) -> None:
