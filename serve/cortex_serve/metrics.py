@@ -66,6 +66,8 @@ class Metrics:
         yield self._histogram("cortex_batch_size", text, SIZES, (*counts.sizes, 0), counts.requests)
         text = "Seconds that a request waited for its batch to leave."
         yield self._histogram("cortex_batch_wait_seconds", text, WAITS, counts.waits, counts.waited)
+        text = "Requests that wait for their batch to leave."
+        yield self._gauge("cortex_batch_waiting_requests", text, counts.waiting)
 
     def _models(self, workers: ModelCounts, agent: AgentCounts) -> Iterable[Metric]:
         """No metric has a model's name as a label: there may be thousands, and others every day."""

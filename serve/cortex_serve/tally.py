@@ -52,7 +52,8 @@ class Tally:
         if report.models is not None:
             counted = msgspec.structs.replace(report.models, held=0)
             self._models = control.total([self._models, counted])
-        self._batches = _total([self._batches, report.batches])
+        if report.batches is not None:
+            self._batches = _total([self._batches, msgspec.structs.replace(report.batches, waiting=0)])
 
     def with_reports(
         self, reports: Sequence[Report], *, workers_ready: int, worker_restarts: int, log_lines_dropped: int

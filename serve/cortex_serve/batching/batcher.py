@@ -124,7 +124,7 @@ class Batcher(Generic[R]):
 
     def counts(self) -> BatchCounts:
         with self._lock:
-            return self._counter.snapshot()
+            return self._counter.snapshot(waiting=len(self._queue))
 
     def _start_what_is_due(self, now: float) -> None:
         due = self._queue.due()

@@ -22,12 +22,14 @@ class BatchCounts(msgspec.Struct, frozen=True, kw_only=True):
         requests: in all batches together.
         waits: requests per bucket of `WAITS` and above by how long they waited for their batch, not cumulative.
         waited: seconds of all requests together.
+        waiting: requests that wait now.
     """
 
     sizes: tuple[int, ...] = (0,) * len(SIZES)
     requests: int = 0
     waits: tuple[int, ...] = (0,) * (len(WAITS) + 1)
     waited: float = 0.0
+    waiting: int = 0
 
 
 class Counter:
@@ -49,9 +51,13 @@ class Counter:
         self._sizes[bisect_left(SIZES, size)] += 1
         self._requests += size
 
-    def snapshot(self) -> BatchCounts:
+    def snapshot(self, *, waiting: int = 0) -> BatchCounts:
         return BatchCounts(
-            sizes=tuple(self._sizes), requests=self._requests, waits=tuple(self._waits), waited=self._waited
+            sizes=tuple(self._sizes),
+            requests=self._requests,
+            waits=tuple(self._waits),
+            waited=self._waited,
+            waiting=waiting,
         )
 
 
@@ -63,4 +69,5 @@ def total(counts: Iterable[BatchCounts]) -> BatchCounts:
         requests=sum(each.requests for each in every),
         waits=tuple(map(sum, zip(*(each.waits for each in every), strict=True))),
         waited=sum(each.waited for each in every),
+        waiting=sum(each.waiting for each in every),
     )

@@ -125,11 +125,16 @@ class Batched:
         """Wait until so many requests are."""
         until(lambda: self.replica.metric("cortex_in_flight_requests") == count, within=WITHIN)
 
+    def waiting(self, count: int) -> None:
+        """Wait until so many requests wait for their batch."""
+        until(lambda: self.replica.metric("cortex_batch_waiting_requests") == count, within=WITHIN)
+
     def hold(self) -> Future[httpx.Response]:
         """Keep the handler busy until `let_go`."""
         self._held.touch()
+        before = self.replica.metric("cortex_batch_size_count")
         first = self.soon("hold")
-        self.in_flight(1)
+        until(lambda: self.replica.metric("cortex_batch_size_count") == before + 1, within=WITHIN)
         return first
 
     def let_go(self) -> None:
@@ -141,7 +146,7 @@ class Batched:
         answers = []
         for number, value in enumerate(values):
             answers.append(self.soon(value, **options))
-            self.in_flight(2 + number)
+            self.waiting(1 + number)
         self.let_go()
         assert first.result(WITHIN).status_code == 200
         return [answer.result(WITHIN) for answer in answers]
@@ -201,7 +206,7 @@ def test_lists_of_what_is_declared(api: Batched) -> None:
     for number in range(5):
         given = {"params": {"q": str(number)}, "headers": {"x-thing": f"thing {number}"}}
         answers.append(api.soon({"n": number}, **given))
-        api.in_flight(2 + number)
+        api.waiting(1 + number)
     api.let_go()
     first.result(WITHIN)
 
@@ -345,12 +350,12 @@ def test_clients_that_leave_leave_the_batch(api: Batched) -> None:
     before = api.replica.metric("cortex_client_closed_total")
     first = api.hold()
     stays = api.soon("stays", headers={"x-request-id": "stays"})
-    api.in_flight(2)
+    api.waiting(1)
     for _ in range(3):
         with socket.create_connection(("127.0.0.1", api.replica.port)) as gone:
             gone.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\ngone")
-            api.in_flight(3)
-        api.in_flight(2)
+            api.waiting(2)
+        api.waiting(1)
     api.let_go()
     first.result(WITHIN)
 
@@ -364,8 +369,8 @@ def test_who_leaves_while_the_batch_runs(api: Batched) -> None:
     first = api.hold()
     with socket.create_connection(("127.0.0.1", api.replica.port)) as gone:
         gone.sendall(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        api.in_flight(2)
-    api.in_flight(1)
+        api.waiting(1)
+    api.waiting(0)
     api.let_go()
     first.result(WITHIN)
     until(lambda: api.replica.metric("cortex_client_closed_total") == before + 1)
@@ -376,7 +381,7 @@ def test_log_lines_carry_the_ids_of_the_batch(api: Batched) -> None:
     answers = []
     for number in range(2):
         answers.append(api.soon(number, headers={"x-request-id": f"id-{number}"}))
-        api.in_flight(2 + number)
+        api.waiting(1 + number)
     api.let_go()
     first.result(WITHIN)
     assert [answer.result(WITHIN).headers["x-request-id"] for answer in answers] == ["id-0", "id-1"]
@@ -415,7 +420,7 @@ def test_too_many_are_refused_at_once(serve: Start, threads: ThreadPoolExecutor)
     api = serve(max_replica_concurrency=4)
     first = api.hold()
     waiting = [api.soon(number) for number in range(3)]
-    api.in_flight(4)
+    api.waiting(3)
     refused = api.post("too many")
     api.let_go()
 
@@ -535,7 +540,7 @@ def test_whoever_waits_is_answered_before_the_end(serve: Start) -> None:
     api = serve()
     first = api.hold()
     waiting = [api.soon(number) for number in range(5)]
-    api.in_flight(6)
+    api.waiting(5)
     api.replica.signal(signal.SIGTERM)
     until(lambda: api.replica.health()["leaving"])
     api.let_go()

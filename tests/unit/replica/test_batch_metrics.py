@@ -27,6 +27,12 @@ def tallied(*running: BatchCounts | None, ended: BatchCounts | None = None) -> R
     return tally.with_reports(reports, workers_ready=1, worker_restarts=0, log_lines_dropped=0)
 
 
+def test_who_waits_in_workers_that_run_is_counted() -> None:
+    counts = tallied(BatchCounts(waiting=2), BatchCounts(waiting=1), ended=BatchCounts(waiting=8))
+    lines = Metrics("iris", lambda: counts).render().decode().splitlines()
+    assert 'cortex_batch_waiting_requests{api_name="iris"} 3.0' in lines
+
+
 def test_workers_that_run_and_ran_are_summed() -> None:
     counts = tallied(counted([0.001, 0.001, 0.03]), None, counted([20.0]), ended=counted([0.0, 0.0]))
     lines = Metrics("iris", lambda: counts).render().decode().splitlines()
