@@ -285,8 +285,8 @@ class State:
     def events(self, *, api: str | None = None, tail: int | None = None) -> list[Event]:
         """The newest ones, oldest first."""
         rows = self._connection.execute(
-            "SELECT document FROM events WHERE ?1 IS NULL OR api = ?1 ORDER BY number DESC LIMIT ?2",
-            (api, KEPT_EVENTS if tail is None else max(0, tail)),
+            "SELECT document FROM events WHERE :api IS NULL OR api = :api ORDER BY number DESC LIMIT :tail",
+            {"api": api, "tail": KEPT_EVENTS if tail is None else max(0, tail)},
         ).fetchall()
         return [msgspec.json.decode(row["document"], type=Event) for row in reversed(rows)]
 
