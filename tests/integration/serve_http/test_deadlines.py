@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from support.installation import wait_for
 
 if TYPE_CHECKING:
     from conftest import Served
@@ -25,24 +26,28 @@ WAITING = """
             pass
 
         async def handle_get(self):
+            logger.info("called")
             try:
                 await asyncio.sleep(30)
             finally:
                 logger.info("get ended")
 
         async def handle_post(self, payload):
+            logger.info("called")
             try:
                 await asyncio.sleep(30)
             except asyncio.CancelledError:
                 raise ValueError("of the handler")
 
         async def handle_put(self):
+            logger.info("called")
             try:
                 await asyncio.sleep(30)
             except asyncio.CancelledError:
                 return "swallowed"
 
         async def handle_patch(self):
+            logger.info("called")
             async def chunks():
                 try:
                     yield "first"
@@ -56,15 +61,16 @@ WAITING = """
             yield "late"
 """
 
-HALF_A_SECOND = """
-    import time
+ONE_SECOND = """
+    import logging, time
 
     class Handler:
         def __init__(self, config):
             pass
 
         def handle_post(self, payload):
-            time.sleep(0.5)
+            logging.getLogger("cortex").info("called")
+            time.sleep(1.2)
             return payload
 """
 
@@ -134,14 +140,17 @@ def test_nobody_is_called_for_who_was_answered_by_the_gateway(
     assert len([line for line in api.log() if line.get("text") == "called"]) == 6
 
 
-def leave(api: Served, method: str, *, age: float, request_id: str) -> None:
-    """Ask and be gone, with a request that began at the gateway so many seconds ago."""
+def leave(api: Served, method: str, *, age: float, at: float = 0.0, request_id: str) -> None:
+    """Ask, with a request that is so many seconds old, and be gone once it is called and as old as `at`."""
+    began = time.time() - age
     head = (
         f"{method} / HTTP/1.1\r\nhost: x\r\nx-request-id: {request_id}\r\ncontent-length: 1\r\n"
-        f"content-type: application/json\r\nx-request-start: {time.time() - age:.3f}\r\n\r\n1"
+        f"content-type: application/json\r\nx-request-start: {began:.3f}\r\n\r\n1"
     )
     with socket.create_connection(api.address, timeout=10) as connection:
         connection.sendall(head.encode())
+        wait_for(lambda: api.log(request_id=request_id), within=10, what=f"{request_id!r} is called")
+        time.sleep(max(0.0, began + at - time.time()))
 
 
 @pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
@@ -151,7 +160,7 @@ def test_who_is_sent_away_at_the_deadline_was_answered_504(
 ) -> None:
     """The gateway's clock and ours are a moment apart; it may be first."""
     api = serve(WAITING, carrier=carrier, request_timeout=5 * SECOND)
-    leave(api, method, age=4.97, request_id="late")
+    leave(api, method, age=4, at=4.98, request_id="late")
     assert api.wait_for_access("late") == [method, "/", 504]
     said = [(line["level"], line["text"]) for line in api.log() if line.get("level") in ("ERROR", "WARNING")]
     ended = ("WARNING", "a call of the handler was ended: it did not finish within 5 s")
@@ -164,7 +173,7 @@ def test_who_leaves_before_the_deadline_has_left(
     serve: Callable[..., Served], carrier: str, method: str
 ) -> None:
     api = serve(WAITING, carrier=carrier, request_timeout=5 * SECOND)
-    leave(api, method, age=1, request_id="left")
+    leave(api, method, age=0, request_id="left")
     assert api.wait_for_access("left") == [method, "/", 499]
 
 
@@ -172,7 +181,7 @@ def test_who_leaves_before_the_deadline_has_left(
 def test_a_plain_method_that_returns_too_late_is_logged_as_504(
     serve: Callable[..., Served], carrier: str
 ) -> None:
-    api = serve(HALF_A_SECOND, carrier=carrier, request_timeout=5 * SECOND)
+    api = serve(ONE_SECOND, carrier=carrier, request_timeout=5 * SECOND)
     began = {"x-request-start": f"{time.time() - 4.8:.3f}", "x-request-id": "late"}
     assert api.client.post("/", json=1, headers=began).status_code == 504
     assert api.wait_for_access("late") == ["POST", "/", 504]
@@ -182,10 +191,10 @@ def test_who_is_sent_away_at_the_deadline_while_a_batch_runs_was_answered_504(
     serve: Callable[..., Served],
 ) -> None:
     batching = {"max_batch_size": 4, "batch_interval": 0}
-    api = serve(HALF_A_SECOND, carrier="asgi", request_timeout=5 * SECOND, server_side_batching=batching)
-    leave(api, "POST", age=4.97, request_id="late")
+    api = serve(ONE_SECOND, carrier="asgi", request_timeout=5 * SECOND, server_side_batching=batching)
+    leave(api, "POST", age=4, at=4.98, request_id="late")
     assert api.wait_for_access("late") == ["POST", "/", 504]
-    leave(api, "POST", age=1, request_id="left")
+    leave(api, "POST", age=0, request_id="left")
     assert api.wait_for_access("left") == ["POST", "/", 499]
 
 
