@@ -127,7 +127,7 @@ def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start, share:
     """Clients with kept-alive connections try again on a new one when theirs was cut."""
     replica = start(PID, processes=2, share=share)
     supervisor = psutil.Process(replica.process.pid)
-    descriptors = supervisor.num_fds()
+    descriptors = _settled_descriptors(supervisor)
     lost, answered, failures = [0] * 4, [0] * 4, []
     done = threading.Event()
 
@@ -163,9 +163,7 @@ def test_only_requests_in_flight_on_killed_workers_are_lost(start: Start, share:
     assert sum(answered) > 100
     counted = replica.metric("cortex_status_code_total")
     assert counted <= sum(answered) + sum(lost)
-    until(
-        lambda: supervisor.num_fds() <= descriptors
-    )  # at first a question for its health may have been open
+    until(lambda: _settled_descriptors(supervisor) == descriptors)
 
 
 def test_a_worker_that_dies_again_and_again_is_started_ever_later(start: Start) -> None:
@@ -216,6 +214,12 @@ def test_counters_never_go_back(start: Start) -> None:
 def _reasons(replica: RunningReplica) -> list[str]:
     reasons: list[str] = json.loads(replica.admin("/readyz")[1])["reasons"]
     return reasons
+
+
+def _settled_descriptors(supervisor: psutil.Process) -> int:
+    """How many it has once it has closed the connections of all who asked for its health."""
+    until(lambda: {each.status for each in supervisor.net_connections("inet")} == {psutil.CONN_LISTEN})
+    return supervisor.num_fds()
 
 
 def _connected(replica: RunningReplica) -> socket.socket:
