@@ -1,7 +1,8 @@
-"""A deploy must not take clients back: new replicas serve no older version of a model than those they replace.
+"""Whether new replicas serve older versions of models than those they replace, to which a deploy would take clients back.
 
 Versions come out while replicas start. Those that serve follow them; a new replica got ready with what was there when it
-began, and follows too, a moment later.
+began, and follows too, a moment later. What comes out in the very moment of the switch can still be live in one and not
+yet in the other: each swaps by itself.
 """
 
 from __future__ import annotations

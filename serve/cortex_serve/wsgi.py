@@ -93,8 +93,9 @@ class Carrier:
 
     def _is_late(self, environ: WSGIEnvironment) -> bool:
         """Whether its client has been answered by the gateway."""
-        started = environ.get("HTTP_X_REQUEST_START")
-        return self._late_after is not None and waited(started) > self._late_after
+        if self._late_after is None:
+            return False
+        return waited(environ.get("HTTP_X_REQUEST_START")) > self._late_after
 
     def _elsewhere(
         self, environ: WSGIEnvironment, start_response: StartResponse, path: str, request_id: str

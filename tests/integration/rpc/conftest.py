@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,19 @@ def serve(tmp_path: Path, stubs: Stubs) -> Iterator[Callable[..., Served]]:
     yield serve_one
     for served in running:
         served.close()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Callable[[], Any]:
+    """While it is closed, methods of the first project that wait do so."""
+
+    @contextmanager
+    def closed() -> Iterator[None]:
+        file = tmp_path / "0/gate"
+        file.touch()
+        try:
+            yield
+        finally:
+            file.unlink()
+
+    return closed

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -61,22 +59,6 @@ LATE, CANCELLED = 504, 499
 @pytest.fixture(params=("plain", "async"))
 def api(request: pytest.FixtureRequest, serve: Callable[..., Served]) -> Served:
     return serve(PLAIN if request.param == "plain" else ASYNC, threads=1)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Callable[[], Any]:
-    """While it is closed, methods that wait do so."""
-
-    @contextmanager
-    def closed() -> Iterator[None]:
-        file = tmp_path / "0/gate"
-        file.touch()
-        try:
-            yield
-        finally:
-            file.unlink()
-
-    return closed
 
 
 def named(name: str) -> Any:

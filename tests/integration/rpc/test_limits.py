@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -117,22 +115,6 @@ ASYNC = """
 
         def Nothing(self): ...
 """
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Callable[..., Any]:
-    """While it is closed, methods that wait do so."""
-
-    @contextmanager
-    def closed() -> Iterator[None]:
-        file = tmp_path / "0/gate"
-        file.touch()
-        try:
-            yield
-        finally:
-            file.unlink()
-
-    return closed
 
 
 def code_of(call: Any) -> Any:

@@ -61,7 +61,7 @@ WAITING = """
             yield "late"
 """
 
-ONE_SECOND = """
+SLOW = """
     import logging, time
 
     class Handler:
@@ -181,7 +181,7 @@ def test_who_leaves_before_the_deadline_has_left(
 def test_a_plain_method_that_returns_too_late_is_logged_as_504(
     serve: Callable[..., Served], carrier: str
 ) -> None:
-    api = serve(ONE_SECOND, carrier=carrier, request_timeout=5 * SECOND)
+    api = serve(SLOW, carrier=carrier, request_timeout=5 * SECOND)
     began = {"x-request-start": f"{time.time() - 4.8:.3f}", "x-request-id": "late"}
     assert api.client.post("/", json=1, headers=began).status_code == 504
     assert api.wait_for_access("late") == ["POST", "/", 504]
@@ -191,7 +191,7 @@ def test_who_is_sent_away_at_the_deadline_while_a_batch_runs_was_answered_504(
     serve: Callable[..., Served],
 ) -> None:
     batching = {"max_batch_size": 4, "batch_interval": 0}
-    api = serve(ONE_SECOND, carrier="asgi", request_timeout=5 * SECOND, server_side_batching=batching)
+    api = serve(SLOW, carrier="asgi", request_timeout=5 * SECOND, server_side_batching=batching)
     leave(api, "POST", age=4, at=4.98, request_id="late")
     assert api.wait_for_access("late") == ["POST", "/", 504]
     leave(api, "POST", age=0, request_id="left")
