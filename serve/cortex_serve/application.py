@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
 from cortex_core.runtime import REQUEST_TIMEOUT
-from cortex_core.spec.types import RealtimeAPI, ServerSideBatching, requests_per_process
+from cortex_core.spec.types import RealtimeAPI, ServerSideBatching, request_timeout_of, requests_per_process
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
 from cortex_serve.callbacks import Callbacks
 from cortex_serve.handler import HandlerFailed
@@ -360,7 +360,7 @@ def create_application(
         max_in_flight=requests_per_process(spec),
         models=models,
         batching=spec.handler.server_side_batching,
-        request_timeout=(spec.handler.request_timeout or REQUEST_TIMEOUT * 1e9) / 1e9,
+        request_timeout=request_timeout_of(spec.handler),
     )
 
 
@@ -372,12 +372,22 @@ def answers_on_threads(release: Release, cls: type) -> bool:
 
 def answers_on_pool(release: Release, cls: type) -> bool:
     """Whether `asgi` carries a handler and runs all of it on its threads: nothing is `async`."""
-    return not answers_on_threads(release, cls) and not any(_is_async(method) for method in _methods(cls))
+    return not answers_on_threads(release, cls) and not cancels(cls)
+
+
+def cancels(cls: type) -> bool:
+    """Whether methods of a handler are coroutines, which are cancelled when a request has taken too long."""
+    return any(_is_async(method) for method in _methods(cls))
 
 
 def threads_of(release: Release) -> int:
     """How many requests a worker runs at once."""
     return _spec_of(release).handler.threads_per_process
+
+
+def limit_of(release: Release) -> float:
+    """Seconds that a request may take."""
+    return request_timeout_of(_spec_of(release).handler)
 
 
 def _spec_of(release: Release) -> RealtimeAPI:

@@ -4,8 +4,9 @@ Each worker has a port of its own, so that whoever sends requests can choose amo
 
     worker      listens on a socket that nobody else has: when it dies, the kernel refuses connections at once,
                 and who was refused goes to another worker
-    starting    the socket is bound but does not listen; the worker has it listen just before it serves (one whose
-                handler is built by its first request, before that: who connects meanwhile waits)
+    starting    the socket is bound but does not listen; the worker has it listen just before it serves. One whose
+                handler is built by its first request serves before it is ready: while others are, it is known to
+                nobody but who sends that request
     nobody      while no worker is ready, the sockets of those that start listen, and connections wait there
 
 Several workers can share a port instead, and a lone worker is treated like them: their sockets listen from the
@@ -32,6 +33,7 @@ MAX_CONNECTIONS = 4096
 """Open connections of one worker; more wait in the backlog."""
 
 _SO_ATTACH_REUSEPORT_CBPF = 51
+_LOAD_BYTE, _LOAD_HALF, _AND = 0x30, 0x28, 0x54
 _LOAD_RANDOM = (0x20, 0, 0, 0xFFFFF000 + 56)
 _MODULO = 0x94
 _JUMP_IF_EQUAL = 0x15
@@ -39,14 +41,8 @@ _RETURN = 0x06
 
 _Instruction = tuple[int, int, int, int]
 
-_SO_ATTACH_FILTER = 26
-_IGNORE_SYN: tuple[_Instruction, ...] = (
-    (0x30, 0, 0, 13),  # the flags of a TCP header
-    (0x54, 0, 0, 0x12),  # of these, SYN and ACK
-    (_JUMP_IF_EQUAL, 0, 1, 0x02),
-    (_RETURN, 0, 0, 0),
-    (_RETURN, 0, 0, 0xFFFFFFFF),
-)
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_NOBODY = 0
 _UNACKED = 24
 """Where `struct tcp_info` has, of a listening socket, the number of those who wait."""
 
@@ -83,6 +79,7 @@ class Listeners:
         self._listen = listen
         self._stay = len(numbers) == 1
         self._sockets: dict[int, socket.socket] = {}
+        self._someone_is_ready = False
         if listen and self._stay:
             self._listen_for_everyone()
         self.can_choose = self._choose(self._everyone)
@@ -93,21 +90,37 @@ class Listeners:
             self._sockets[worker] = _bound(*self.addresses[worker - 1])
         return self._sockets.get(worker)
 
-    def only(self, worker: int) -> None:
-        """Give new connections to this one, until `prefer` is called; a port of its own has nobody else's."""
+    def only(self, worker: int, *, caller: int) -> None:
+        """Give new connections to this one, until `prefer` is called.
+
+        On a port of its own, it gets none but the caller's while others are ready, until it is.
+
+        Args:
+            caller: port that the connection comes from.
+        """
         if self._stay:
             self._choose([worker])
+        elif self._someone_is_ready:
+            with suppress(OSError):
+                _ignore_newcomers(self._sockets[worker], but=caller)
 
     def prefer(self, workers: Collection[int]) -> None:
         """Give new connections to these workers, which are ready; if there are none, let them wait for others."""
+        self._someone_is_ready = bool(workers)
         if self._stay:
             self._choose(sorted(workers) or self._everyone)
             return
         for worker in workers:
+            self.heed(worker)
             self.let_go(worker)
         if not workers:
             with suppress(OSError):  # no descriptors, say: those are refused who would have waited
                 self._listen_for_everyone()
+
+    def heed(self, worker: int) -> None:
+        """Let in again whom the worker on this socket turned away, or was not ready for."""
+        if worker in self._sockets:
+            let_in(self._sockets[worker].fileno())
 
     def let_go(self, worker: int) -> None:
         """Close what is open here of a worker's own port: it listens for as long as the worker lives."""
@@ -117,10 +130,12 @@ class Listeners:
     def close(self) -> None:
         for each in (*self._holders, *self._sockets.values()):
             each.close()
+        self._sockets.clear()
 
     def _listen_for_everyone(self) -> None:
         for worker in self._everyone:
             if (lent := self.lend(worker)) is not None:
+                self.heed(worker)
                 lent.listen(BACKLOG)
 
     def _choose(self, workers: Sequence[int]) -> bool:
@@ -136,23 +151,33 @@ class Listeners:
 def turn_away(listener: int) -> None:
     """Have the kernel ignore whoever wants to connect from now on; those who are connected can still be accepted.
 
-    They try again after a second, when the socket is closed and refuses them.
+    They try again after a second, or give up as soon as they like and try elsewhere.
 
     Args:
         listener: descriptor of a listening socket.
     """
-    with socket.socket(fileno=os.dup(listener)) as shared, suppress(OSError):
-        _set_program(shared, _SO_ATTACH_FILTER, _IGNORE_SYN)
+    with suppress(OSError), _shared(listener) as ours:
+        _ignore_newcomers(ours, but=_NOBODY)
+
+
+def let_in(listener: int) -> None:
+    """Undo `turn_away`."""
+    with suppress(OSError), _shared(listener) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def waiting(listener: int) -> int:
     """How many connections have not been accepted yet."""
-    with socket.socket(fileno=os.dup(listener)) as shared:
+    with _shared(listener) as ours:
         (count,) = struct.unpack_from(
-            "I", shared.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), _UNACKED
+            "I", ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), _UNACKED
         )
     assert isinstance(count, int)
     return count
+
+
+def _shared(listener: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(listener))
 
 
 def _hold(host: str, port: int) -> socket.socket:
@@ -184,6 +209,20 @@ def _choose_among(numbers: Sequence[int]) -> list[_Instruction]:
     for index, number in enumerate(others):
         program += [(_JUMP_IF_EQUAL, 0, 1, index), (_RETURN, 0, 0, number)]
     return [*program, (_RETURN, 0, 0, last)]
+
+
+def _ignore_newcomers(listener: socket.socket, *, but: int) -> None:
+    """Have the kernel drop what begins a connection (SYN without ACK), unless it comes from this port."""
+    program: tuple[_Instruction, ...] = (
+        (_LOAD_BYTE, 0, 0, 13),  # the flags of the TCP header
+        (_AND, 0, 0, 0x12),  # of these, SYN and ACK
+        (_JUMP_IF_EQUAL, 0, 3, 0x02),
+        (_LOAD_HALF, 0, 0, 0),  # the port it comes from
+        (_JUMP_IF_EQUAL, 1, 0, but),
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+    )
+    _set_program(listener, _SO_ATTACH_FILTER, program)
 
 
 def _attach(listener: socket.socket, program: Sequence[_Instruction]) -> None:

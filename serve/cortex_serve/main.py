@@ -17,7 +17,7 @@ from cortex_core import release as releases
 from cortex_core.errors import CortexError
 from cortex_core.release import Release
 from cortex_core.runtime import EXIT_CANNOT_START, EXIT_HANDLER_FAILED, REQUEST_TIMEOUT, SHUTDOWN_GRACE
-from cortex_core.spec.types import Handler, RealtimeAPI, models_of, source_of
+from cortex_core.spec.types import Handler, RealtimeAPI, models_of, request_timeout_of, source_of
 from cortex_serve.environment import handler_environment, serves_grpc
 from cortex_serve.listeners import MAX_CONNECTIONS, Listeners
 from cortex_serve.log_files import LogFiles, RotatedFile
@@ -114,10 +114,9 @@ def _run(options: argparse.Namespace, logs: LogFiles) -> int:
 
 def _limits(release: Release, handler: Handler | None) -> Limits:
     """How long its workers may be busy."""
-    timeout = handler.request_timeout if handler is not None else None
     models = models_of(release.spec)
     return Limits(
-        request=timeout / 1e9 if timeout is not None else REQUEST_TIMEOUT,
+        request=request_timeout_of(handler) if handler is not None else REQUEST_TIMEOUT,
         load=models.load_timeout / 1e9 if models is not None else 0.0,
     )
 

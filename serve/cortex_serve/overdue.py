@@ -65,6 +65,7 @@ class Watch:
     def __init__(self, limits: Limits, *, now: float) -> None:
         self.reason: str | None = None
         self._limits = limits
+        self._leaves = False
         self._oldest_call = 0.0
         self._overdue_at = inf
         self._kill_at = inf
@@ -77,9 +78,15 @@ class Watch:
             loading: whether it is loading a model.
         """
         self._heard_at = now
-        self._silence = max(self._limits.silence, self._limits.load + SILENCE if loading else 0.0)
+        loads = self._limits.load + SILENCE if loading else 0.0
+        self._silence = inf if self._leaves else max(self._limits.silence, loads)
         self._asked_at: float | None = None
-        self._warn_at = now + SILENCE_SHOWN
+        self._warn_at = inf if self._leaves else now + SILENCE_SHOWN
+
+    def leaves(self, *, now: float) -> None:
+        """It was told to end, and may say nothing more; its calls are still judged."""
+        self._leaves = True
+        self.heard(now=now, loading=False)
 
     def reported(self, oldest_call: float | None, *, now: float) -> None:
         """It said for how many seconds its longest call has run; None: none runs."""

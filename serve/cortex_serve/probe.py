@@ -18,7 +18,8 @@ def failure(address: tuple[str, int], *, timeout: float) -> str | None:
         What is wrong with the answer, or None.
     """
     try:
-        with ask(address, timeout=timeout) as connection:
+        with caller(address, timeout=timeout) as connection:
+            ask(connection, address)
             status_line = connection.makefile("rb").readline(1024)
     except OSError as error:
         return f"a probe request failed: {error}"
@@ -27,16 +28,27 @@ def failure(address: tuple[str, int], *, timeout: float) -> str | None:
     return None
 
 
-def ask(address: tuple[str, int], *, timeout: float) -> socket.socket:
-    """Send the request, and leave the answer in the connection that is returned.
+def caller(address: tuple[str, int], *, timeout: float) -> socket.socket:
+    """A socket to `ask` this address with, which has a port of its own already.
+
+    Args:
+        timeout: seconds for each step.
+    """
+    bound = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        bound.settimeout(timeout)
+        bound.bind((address[0], 0))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def ask(connection: socket.socket, address: tuple[str, int]) -> None:
+    """Connect, and send the request.
 
     Raises:
         OSError: it cannot be sent.
     """
-    connection = socket.create_connection(address, timeout=timeout)
-    try:
-        connection.sendall(_REQUEST)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    connection.connect(address)
+    connection.sendall(_REQUEST)

@@ -76,6 +76,7 @@ def run(
     threads: int,
     in_flight: Callable[[], int],
     started: Callable[[], None],
+    leaves: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. Must be called by the main thread.
 
@@ -85,8 +86,9 @@ def run(
         threads: how many requests run at once (when the application is not async).
         in_flight: how many requests are being answered now.
         started: called once requests are accepted.
+        leaves: called on SIGTERM; the socket is nobody else's any more.
     """
-    server = _Server(listener, in_flight, started)
+    server = _Server(listener, in_flight, started, leaves)
     if application.is_async:
         _run_async(application, server)
     else:
@@ -96,10 +98,17 @@ def run(
 class _Server:
     """One granian worker and its way down."""
 
-    def __init__(self, listener: int, in_flight: Callable[[], int], started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        listener: int,
+        in_flight: Callable[[], int],
+        started: Callable[[], None],
+        leaves: Callable[[], None],
+    ) -> None:
         self.granian = _granian()
         self.leaving = False
         self.started = started
+        self._leaves = leaves
         self._listener = listener
         self._in_flight = in_flight
         self._signal = self.granian.WorkerSignal()
@@ -126,6 +135,7 @@ class _Server:
     def leave(self) -> None:
         """Announce, close and linger; returns when the worker may end."""
         self.leaving = True
+        self._leaves()
         self._done.wait(ANNOUNCE)
         self._accept_the_last()
         self._signal.set()

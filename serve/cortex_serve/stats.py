@@ -31,8 +31,7 @@ class StatsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         client_closed: those of "4XX" whose client had gone (499).
         latency_buckets: finished requests per bucket of `BUCKETS` and above, not cumulative.
         latency_sum: seconds of all finished requests together.
-        oldest_call: for how many seconds the longest of the calls of the handler that run now has run; None
-            when none runs.
+        oldest_call: as `Stats.oldest_call`.
     """
 
     in_flight: int = 0
@@ -93,9 +92,13 @@ class Stats:
         """A call that no thread is known to be busy with; it runs while this is entered."""
         return Call(self.calls)
 
+    def oldest_call(self) -> float | None:
+        """For how many seconds the longest of the calls of the handler that run now has run; None when none runs."""
+        began = [*(at for each in list(self._all) if (at := each.began)), *list(self.calls.values())]
+        return perf_counter() - min(began) if began else None
+
     def snapshot(self) -> StatsSnapshot:
         every = list(self._all)
-        began = [*(each.began for each in every if each.began), *list(self.calls.values())]
         totals = [sum(column) for column in zip(*(each.classes for each in every), strict=True)]
         return StatsSnapshot(
             in_flight=sum(each.in_flight for each in every),
@@ -103,7 +106,7 @@ class Stats:
             client_closed=sum(each.client_closed for each in every),
             latency_buckets=_columns([each.buckets for each in every]),
             latency_sum=sum(each.seconds for each in every),
-            oldest_call=perf_counter() - min(began) if began else None,
+            oldest_call=self.oldest_call(),
         )
 
 

@@ -266,7 +266,7 @@ class Supervisor:
 
     def _time_left(self) -> float | None:
         """Seconds until there is something to do, or None."""
-        times = [self._kill_at] if self._leaving else [slot.due() for slot in self._slots]
+        times = [self._kill_at, *(slot.due() for slot in self._slots)]
         first = min((at for at in times if at is not None), default=math.inf)
         return max(first - time.monotonic(), 0) if first < math.inf else None
 
@@ -300,10 +300,13 @@ class Supervisor:
 
     def _send_first_request(self, worker: WorkerProcess) -> None:
         """Have a worker's request thread build the handler; if this fails, so many wait that one of them does."""
-        self._listeners.only(worker.number)
-        with suppress(OSError):
-            address = self._listeners.addresses[worker.number - 1]
-            worker.first_request = probe.ask(address, timeout=FIRST_REQUEST_WITHIN)
+        address = self._listeners.addresses[worker.number - 1]
+        try:
+            worker.first_request = probe.caller(address, timeout=FIRST_REQUEST_WITHIN)
+            self._listeners.only(worker.number, caller=worker.first_request.getsockname()[1])
+            probe.ask(worker.first_request, address)
+        except OSError:
+            self._listeners.heed(worker.number)
         self._prefer_ready_workers()
 
     def _forget(self, worker: WorkerProcess) -> None:
@@ -340,6 +343,7 @@ class Supervisor:
                 self._tally.keep(worker.report)
             slot.worker = None
         worker.close()
+        self._listeners.heed(slot.number)  # it may have hung
         if any(each.ready for each in self._slots):
             self._listeners.let_go(slot.number)
         self._prefer_ready_workers()
@@ -349,7 +353,7 @@ class Supervisor:
             self._models.worker_ended(slot.number, worker.describe_end(status), out_of_memory=killed)
         what = f"{worker} {worker.describe_end(status)}"
         if self._leaving:
-            self._log("INFO" if worker.stopped else "ERROR", what)
+            self._log("INFO" if worker.stopped and not worker.hangs else "ERROR", what)
             if not any(each.worker for each in self._slots):
                 self._status = 0
         elif not self._was_ready and not worker.ready and not worker.loading:
@@ -367,7 +371,7 @@ class Supervisor:
     def _replace_what_hangs(self) -> None:
         for slot in self._slots:
             worker = slot.worker
-            if worker is None or worker.watch is None or self._leaving:
+            if worker is None or worker.watch is None:
                 continue
             step = worker.watch.look(time.monotonic())
             if step == "ask":
@@ -378,9 +382,9 @@ class Supervisor:
                 )
                 self._log("WARNING", f"{worker} {quiet}")
             elif step == "abort":
-                self._log(
-                    "ERROR", f"{worker} is replaced: {worker.watch.reason}; the stacks of its threads follow"
-                )
+                fate = "ended" if self._leaving else "replaced"
+                why = f"{worker.watch.reason}; the stacks of its threads follow"
+                self._log("ERROR", f"{worker} is {fate}: {why}")
                 worker.send_signal(signal.SIGABRT)
             elif step == "kill":
                 worker.send_signal(signal.SIGKILL)

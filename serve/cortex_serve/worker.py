@@ -32,9 +32,10 @@ from cortex_core.spec.types import models_of, source_of
 from cortex_serve import control, snapshot, tracebacks
 from cortex_serve.cells import Cells
 from cortex_serve.control import WorkerSettings
+from cortex_serve.doubt import Doubt
 from cortex_serve.environment import serves_grpc
 from cortex_serve.handler import HandlerFailed
-from cortex_serve.listeners import BACKLOG
+from cortex_serve.listeners import BACKLOG, let_in, turn_away
 from cortex_serve.log import Log, follow_threads, open_log
 from cortex_serve.stats import Stats
 
@@ -125,12 +126,22 @@ def _http(
 
     def run() -> None:
         _listen(settings.listener)
+        supervisor.doubts(
+            Doubt(
+                application.limit_of(release),
+                cancels=application.cancels(cls),
+                oldest_call=lambda: served.stats.oldest_call(),
+                turn_away=partial(turn_away, settings.listener),
+                let_in=partial(let_in, settings.listener),
+            )
+        )
         server.run(
             served,
             listener=settings.listener,
             threads=threads,
             in_flight=lambda: served.stats.snapshot().in_flight,
             started=started,
+            leaves=partial(supervisor.doubts, None),
         )
 
     return served, run
@@ -233,13 +244,17 @@ class _Supervisor:
         self._models: ModelTable | None = None
         self._is_behind = False
         self._reported_at = 0.0
+        self._doubt: Doubt | None = None
 
     def start(self, models: ModelTable | None) -> None:
         self._models = models
         if models is not None:
             models.follow()
-        self._connection.settimeout(REPORT_INTERVAL)
         threading.Thread(target=self._listen, name="cortex-control", daemon=True).start()
+
+    def doubts(self, doubt: Doubt | None) -> None:
+        """Have it look at the calls from now on, or nothing any more."""
+        self._doubt = doubt
 
     def loaded(self) -> None:
         self.tell(control.Loaded())
@@ -277,18 +292,26 @@ class _Supervisor:
         while True:
             if self._is_behind:
                 self._follow()
-            try:
-                data = self._connection.recv(control.MAX_MESSAGE)
-            except TimeoutError:
-                self.report()
-                continue
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                os._exit(_ORPHANED)
-            self._obey(control.decode_order(data))
+            self._connection.settimeout(self._until_next_look())
+            with suppress(TimeoutError):
+                self._hear()
             if time.monotonic() - self._reported_at >= REPORT_INTERVAL:
                 self.report()  # however many orders come: who says nothing is thought to hang
+
+    def _until_next_look(self) -> float:
+        """Seconds."""
+        doubt = self._doubt
+        doubted = doubt.look() if doubt is not None else REPORT_INTERVAL
+        return max(0.001, min(doubted, self._reported_at + REPORT_INTERVAL - time.monotonic()))
+
+    def _hear(self) -> None:
+        try:
+            data = self._connection.recv(control.MAX_MESSAGE)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            os._exit(_ORPHANED)
+        self._obey(control.decode_order(data))
 
     def _obey(self, order: control.Order) -> None:
         if isinstance(order, control.Collect):

@@ -166,6 +166,8 @@ class WorkerProcess:
     def stop(self) -> None:
         """Have it finish what is in flight and end; one that has nothing in flight yet is killed."""
         self.stopped = True
+        if self.watch is not None:
+            self.watch.leaves(now=time.monotonic())
         self._process.send_signal(signal.SIGTERM if self.ready else signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:

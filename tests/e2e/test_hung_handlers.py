@@ -15,7 +15,10 @@ from support.raw_http import Answer, Connection, whole
 from support.replica_admin import ready_workers
 
 DEADLINE = 1.0
-"""Seconds: `request_timeout` of all APIs here."""
+"""Seconds: `request_timeout` of most APIs here."""
+
+LONE_DEADLINE = 5.0
+"""Seconds, of the one that has a single process: the next one is started within it."""
 
 ANSWERED = DEADLINE + 0.75
 """Seconds after which a client is told at the latest, on a busy machine."""
@@ -88,6 +91,12 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
     path: handler.py
     processes_per_replica: 2
     request_timeout: {DEADLINE:.0f}s
+- name: lone
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: handler.py
+    request_timeout: {LONE_DEADLINE:.0f}s
 - name: waiting
   kind: RealtimeAPI
   handler:
@@ -146,6 +155,22 @@ def test_a_hung_worker_is_replaced(served: Installation, way: str) -> None:
     logs = served.run("logs", "stuck").stdout
     assert way in logs, "the log does not show where it hung"
     assert 'handler.py", line' in logs
+
+
+@pytest.mark.parametrize("way", ["waits_for_itself", "never_ends"])
+@pytest.mark.parametrize("api", ["lone", "stuck"])
+def test_requests_right_after_a_hang_are_answered(served: Installation, api: str, way: str) -> None:
+    before = ready_workers(served, api)
+    assert ask(served, api, {"hang": way})[0].status == 504
+    asked_until = time.monotonic() + 2 * DEADLINE
+    while time.monotonic() < asked_until:
+        answer, _ = ask(served, api, {"n": 1})
+        assert (answer.status, json.loads(answer.body)) == (200, {"n": 1, "version": "1"})
+    wait_for(
+        lambda: len(ready := ready_workers(served, api)) == len(before) and ready != before,
+        within=REPLACED,
+        what="the worker is replaced",
+    )
 
 
 def test_a_coroutine_is_cancelled_and_its_worker_stays(served: Installation) -> None:

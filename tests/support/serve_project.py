@@ -159,6 +159,7 @@ def main() -> int:
             threads=int(threads),
             in_flight=lambda: application.stats.snapshot().in_flight,
             started=lambda: None,
+            leaves=lambda: None,
         )
     application.close()
     sys.stderr.write(json.dumps({"stats": str(application.stats.snapshot())}) + "\n")

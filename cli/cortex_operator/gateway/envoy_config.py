@@ -26,6 +26,7 @@ from cortex_operator.gateway.envoy_routes import BUFFER_FILTER, entries
 from cortex_operator.gateway.limits import (
     BODY_TIMEOUT,
     CLIENT_BUFFER,
+    CONNECT_TIMEOUT,
     CONNECTION_WINDOW,
     HEADERS_TIMEOUT,
     IDLE_TIMEOUT,
@@ -380,7 +381,7 @@ def _cluster(route: Route) -> Document:
         "name": route.api,
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _file(f"{ENDPOINTS}/{route.api}.json")},
-        "connect_timeout": "1s",
+        "connect_timeout": seconds(CONNECT_TIMEOUT),
         "per_connection_buffer_limit_bytes": REPLICA_BUFFER,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "load_balancing_policy": _policy(_chosen_else(_policy(_least_requests()))),

@@ -25,6 +25,9 @@ IDLE_TIMEOUT = 300
 UPSTREAM_IDLE_TIMEOUT = 30
 """Seconds; must be shorter than the replica's, so that it is always Envoy that closes an idle connection."""
 
+CONNECT_TIMEOUT = 0.25
+"""Seconds. A worker that may hang, or is not ready, has those who connect ignored, so that they soon try elsewhere."""
+
 STREAMS = 1024
 """Requests at a time on one connection of HTTP/2. Clients of gRPC have one connection for all their calls, and those
 beyond the limit wait in the client, unseen."""
@@ -36,8 +39,8 @@ PING_TIMEOUT = 20
 """Seconds; how a client is noticed that is gone without a word, and with it the streams it left open."""
 
 RETRIES = 36
-"""With at most `RETRY_BACKOFF_MAX` between them, jittered from zero, they span about 4.5 s: a replica that is
-restarted within 3 s costs waiting requests time, not an error."""
+"""With at most `RETRY_BACKOFF_MAX` between them, jittered from zero, they span about 4.5 s, and where connections are
+ignored about 13 s: a replica that is restarted within 3 s costs waiting requests time, not an error."""
 RETRY_BACKOFF = 0.025
 RETRY_BACKOFF_MAX = 0.25
 RETRIED_MESSAGE = 4 * 1024**2

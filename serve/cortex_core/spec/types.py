@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
+from cortex_core.runtime import REQUEST_TIMEOUT
+
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 else:  # only type checkers ask; they cannot see that msgspec hands these options down to subclasses
@@ -208,6 +210,11 @@ def source_of(api: Api) -> Definition | None:
 def is_grpc(api: Api) -> bool:
     """Whether an API is called over gRPC."""
     return isinstance(api, RealtimeAPI) and api.handler.protobuf_path is not None
+
+
+def request_timeout_of(handler: Handler) -> float:
+    """Seconds that a request may take."""
+    return REQUEST_TIMEOUT if handler.request_timeout is None else handler.request_timeout / 1e9
 
 
 def requests_per_process(api: RealtimeAPI) -> int:

@@ -12,12 +12,14 @@ import pytest
 from support.replicas import RunningReplica, until
 
 from cortex_core.spec.types import ServerSideBatching
+from cortex_serve.doubt import EARLY
 
 Start = Callable[..., RunningReplica]
 
 LIMIT = 1.0
 SECOND = 10**9
 HANG = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\nhang"
+POST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
 
 HANDLER = """
     import ctypes, os, re, signal, threading, time
@@ -80,6 +82,57 @@ def test_a_worker_that_hangs_is_replaced_and_says_where(
     assert replica.metric("cortex_worker_restarts_total") == 1
     assert replica.metric("cortex_in_flight_requests") == 0
     assert replica.stop() == 0
+
+
+def test_who_comes_shortly_before_the_limit_waits_for_the_next_worker(start: Start) -> None:
+    replica = start(handler("time.sleep(payload['seconds'])"), request_timeout=int(LIMIT * SECOND))
+    [hung] = replica.worker_pids()
+    with replica.connect() as connection:
+        connection.sendall(POST % (16, b'{"seconds": 1e9}'))
+        time.sleep(LIMIT - EARLY / 2)
+        status, body = replica.request("GET")
+    assert status == 200
+    assert int(body) != hung
+
+
+def test_a_call_that_ends_just_in_time_costs_nobody_a_connection(start: Start) -> None:
+    replica = start(handler("time.sleep(payload['seconds'])"), threads=2, request_timeout=int(LIMIT * SECOND))
+    before = replica.worker_pids()
+    assert replica.request(body=b'{"seconds": %.2f}' % (LIMIT - EARLY / 2))[0] == 200
+    for _ in range(3):
+        began = time.monotonic()
+        assert replica.request("GET") == (200, str(*before).encode())
+    assert time.monotonic() - began < 0.5, "its connection was ignored at first"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_hung_worker_does_not_keep_its_replica_from_leaving(start: Start, threads: int) -> None:
+    replica = start(handler(SLEEP), threads=threads, request_timeout=int(LIMIT * SECOND))
+    [hung] = replica.worker_pids()
+    with replica.connect() as connection:
+        connection.sendall(HANG)
+        until(lambda: replica.metric("cortex_in_flight_requests") == 1)
+        assert replica.stop(within=LIMIT + 4) == 0
+    assert _said(replica, f"worker 1 (process {hung}) is ended: a call of the handler has run for 1.")
+    assert _said(replica, f"worker 1 (process {hung}) hung and was killed by SIGABRT")
+    assert "in handle_post" in _stacks(replica, hung)
+
+
+def test_a_handler_that_is_slow_to_end_is_not_taken_for_one_that_hangs(start: Start) -> None:
+    source = """
+        import atexit, re
+
+        class Handler:
+            def __init__(self, config):
+                atexit.register(lambda: sum(1 for _ in range(10**9)))
+
+            def handle_get(self):
+                return ""
+    """
+    replica = start(source, request_timeout=int(LIMIT * SECOND))
+    assert replica.request("GET")[0] == 200
+    assert replica.stop() == 0
+    assert not [line["message"] for line in replica.log() if line["levelname"] == "ERROR"]
 
 
 def test_a_worker_that_cannot_be_aborted_is_killed(start: Start) -> None:

@@ -32,6 +32,20 @@ PID_UNLESS_HELD = """
 """
 
 
+PID_BUILT_UNLESS_HELD = """
+    import os, pathlib, time
+
+    class Handler:
+        def __init__(self, config):
+            while os.path.exists("hold"):
+                pathlib.Path("building").touch()
+                time.sleep(0.01)
+
+        def handle_get(self):
+            return str(os.getpid())
+"""
+
+
 def test_each_worker_answers_on_its_own_port(start: Start) -> None:
     replica = start(PID_UNLESS_HELD, processes=3)
     workers = replica.health()["workers"]
@@ -62,6 +76,36 @@ def test_a_worker_that_is_dead_refuses_while_another_one_answers(start: Start) -
     (_project(replica) / "hold").unlink()
     until(lambda: _state(replica, 1) == "ready")
     assert replica.request("GET", port=replica.worker_ports[0])[0] == 200
+
+
+def test_while_others_are_ready_nobody_waits_for_a_constructor(start: Start) -> None:
+    """One that the first request builds: its port does not take clients before, and then does."""
+    replica = start(PID_BUILT_UNLESS_HELD, processes=2)
+    dead, well = _pids(replica)
+    (_project(replica) / "hold").touch()
+    os.kill(dead, signal.SIGKILL)
+    until((_project(replica) / "building").exists)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            replica.connect(port=replica.worker_ports[0], timeout=0.2)
+        assert replica.request("GET", port=replica.worker_ports[1]) == (200, str(well).encode())
+    (_project(replica) / "hold").unlink()
+    until(lambda: _state(replica, 1) == "ready")
+    assert replica.request("GET", port=replica.worker_ports[0])[0] == 200
+
+
+def test_a_constructor_is_waited_for_when_the_others_end_meanwhile(start: Start) -> None:
+    replica = start(PID_BUILT_UNLESS_HELD, processes=2)
+    first, second = _pids(replica)
+    (_project(replica) / "hold").touch()
+    os.kill(first, signal.SIGKILL)
+    until((_project(replica) / "building").exists)
+    os.kill(second, signal.SIGKILL)
+    until(lambda: _state(replica, 2) != "ready")
+    with replica.connect(port=replica.worker_ports[0]) as waiting:
+        waiting.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        (_project(replica) / "hold").unlink()
+        assert b"".join(iter(partial(waiting.recv, 4096), b"")).startswith(b"HTTP/1.1 200")
 
 
 def test_when_all_are_dead_connections_wait(start: Start) -> None:

@@ -155,6 +155,24 @@ def test_a_load_that_takes_longer_than_a_request_may_excuses_no_call() -> None:
     assert worker.when("abort") == [1001 + OVERSTAY]
 
 
+def test_who_was_told_to_end_may_be_silent_but_must_not_overstay() -> None:
+    worker = Worker(request=1.0)
+    worker.call = worker.now
+    worker.watch.leaves(now=worker.now)
+    worker.live(0.1)
+    worker.hears = False
+    worker.call = None
+    worker.live(2 * SILENCE_LIMIT)
+    assert not worker.when("abort")
+    assert not worker.when("warn")
+
+    another = Worker(request=1.0)
+    another.call = another.now
+    another.watch.leaves(now=another.now)
+    another.live(5)
+    assert another.when("abort") == [1001 + OVERSTAY]
+
+
 def test_after_a_pause_of_the_machine_everybody_is_asked_first() -> None:
     worker = Worker(request=30.0)
     worker.live(10)
