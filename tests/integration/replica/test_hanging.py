@@ -13,6 +13,7 @@ from support.replicas import RunningReplica, until
 
 from cortex_core.spec.types import ServerSideBatching
 from cortex_serve.doubt import EARLY
+from cortex_serve.overdue import OVERSTAY
 
 Start = Callable[..., RunningReplica]
 
@@ -89,7 +90,7 @@ def test_who_comes_shortly_before_the_limit_waits_for_the_next_worker(start: Sta
     [hung] = replica.worker_pids()
     with replica.connect() as connection:
         connection.sendall(POST % (16, b'{"seconds": 1e9}'))
-        time.sleep(LIMIT - EARLY / 2)
+        until(lambda: _ignores_newcomers(replica), within=LIMIT + OVERSTAY)
         status, body = replica.request("GET")
     assert status == 200
     assert int(body) != hung
@@ -180,6 +181,14 @@ def _last_words(connection: socket.socket) -> bytes:
         return b"".join(iter(lambda: connection.recv(4096), b""))
     except ConnectionResetError:
         return b""
+
+
+def _ignores_newcomers(replica: RunningReplica) -> bool:
+    try:
+        replica.connect(timeout=0.05).close()
+    except TimeoutError:
+        return True
+    return False
 
 
 def _said(replica: RunningReplica, words: str) -> dict[str, Any]:
