@@ -210,6 +210,10 @@ class Application:
             answer, scope, receive, send, request_id=request_id, deadline=deadline
         )
 
+    async def run_after(self, answer: Answer) -> None:
+        """Call what comes after an answer that nobody waits for any more; on the event loop."""
+        await self._asgi.run_after(answer)
+
     def info(self) -> dict[str, Any]:
         """What `GET /info` answers: versions of the models, if there are models."""
         return {} if self._models is None else {"model_metadata": self._models.metadata()}
@@ -238,10 +242,16 @@ class Application:
         retry_after = ("retry-after", random.choice("12"))  # noqa: S311 - spreads those who come again
         return response.error(503, "overloaded", message, request_id, retry_after)
 
-    def timed_out(self, request_id: str) -> Answer:
-        """Answer a request that took too long."""
+    def timed_out(self, request_id: str, after: tuple[Callable[[], Any], ...] = ()) -> Answer:
+        """Answer a request that took too long.
+
+        Args:
+            after: functions of the answer that came too late.
+        """
         message = f"the request was not answered within {self.request_timeout:g} s"
-        return response.error(504, "timeout", message, request_id)
+        answer = response.error(504, "timeout", message, request_id)
+        answer.after = after
+        return answer
 
     def failed(self, error: BaseException, request_id: str) -> Answer:
         """Answer a request that raised, and log what its author did not expect."""

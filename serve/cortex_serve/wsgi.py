@@ -87,7 +87,7 @@ class Carrier:
             finally:
                 counters.began = 0.0
             answer = response.answer(value)
-            return self._application.timed_out(request_id) if self._is_late(environ) else answer
+            return self._application.timed_out(request_id, answer.after) if self._is_late(environ) else answer
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
