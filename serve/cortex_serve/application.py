@@ -263,6 +263,9 @@ class Application:
         if isinstance(error, payload.BodyTooLarge):
             message = f"the body is larger than {self.max_body_bytes} bytes"
             return response.error(413, "body_too_large", message, request_id)
+        if isinstance(error, payload.BodyWithoutLength):
+            message = "send the body with a content-length, or through the gateway"
+            return response.error(411, "length_required", message, request_id)
         if isinstance(error, payload.BodyIncomplete):
             return response.error(400, "body_incomplete", "the body ended early", request_id)
         if isinstance(error, HTTPException):
