@@ -245,7 +245,7 @@ def test_what_is_to_be_called_afterwards_is_called_once_a_method_has_returned(
     is_batch = "batch" in request.node.callspec.id
     batching = {"server_side_batching": {"max_batch_size": 4, "batch_interval": 0}} if is_batch else {}
     api = serve(source, carrier=carrier, request_timeout=5 * SECOND, **batching)
-    leave(api, method, age=4.5 if why == "late" else 0, at=5.2 if why == "late" else 0, request_id="r")
+    leave(api, method, age=4 if why == "late" else 0, at=5.2 if why == "late" else 0, request_id="r")
     status = api.wait_for_access("r")[2]
     assert status == (504 if why == "late" else 200 if carrier == "wsgi" else 499)
     assert api.wait_for_log("after")["request_id"] == "r"
@@ -263,7 +263,7 @@ def test_nothing_is_called_after_a_coroutine_that_was_cancelled(serve: Callable[
 @pytest.mark.parametrize("carrier", ["wsgi", "asgi"])
 def test_what_a_plain_method_raises_too_late_is_logged(serve: Callable[..., Served], carrier: str) -> None:
     api = serve(AFTER, carrier=carrier, request_timeout=5 * SECOND)
-    leave(api, "PUT", age=4.5, at=5.2, request_id="r")
+    leave(api, "PUT", age=4, at=5.2, request_id="r")
     assert api.wait_for_log("the handler raised ValueError: of the handler")["request_id"] == "r"
 
 
