@@ -151,7 +151,7 @@ class Client:
             ValueError: the specification says where the handler is, too.
         """
         return self._deploy_class(
-            "RealtimeAPI", api_spec, "handler", handler, requirements, conda_packages, force=force, wait=wait
+            "RealtimeAPI", api_spec, handler, requirements, conda_packages, force=force, wait=wait
         )
 
     def deploy_async_api(
@@ -163,9 +163,7 @@ class Client:
         force: bool = True,
     ) -> dict[str, Any]:
         """Deploy a class as an AsyncAPI; see `deploy_realtime_api`."""
-        return self._deploy_class(
-            "AsyncAPI", api_spec, "handler", handler, requirements, conda_packages, force=force, wait=False
-        )
+        return self._deploy_class("AsyncAPI", api_spec, handler, requirements, conda_packages, force=force)
 
     def deploy_batch_api(
         self,
@@ -175,9 +173,7 @@ class Client:
         conda_packages: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Deploy a class as a BatchAPI; see `deploy_realtime_api`."""
-        return self._deploy_class(
-            "BatchAPI", api_spec, "handler", handler, requirements, conda_packages, force=True, wait=False
-        )
+        return self._deploy_class("BatchAPI", api_spec, handler, requirements, conda_packages)
 
     def deploy_task_api(
         self,
@@ -187,9 +183,7 @@ class Client:
         conda_packages: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Deploy a class as a TaskAPI; see `deploy_realtime_api`."""
-        return self._deploy_class(
-            "TaskAPI", api_spec, "definition", task, requirements, conda_packages, force=True, wait=False
-        )
+        return self._deploy_class("TaskAPI", api_spec, task, requirements, conda_packages)
 
     def deploy_traffic_splitter(self, api_spec: Mapping[str, Any]) -> dict[str, Any]:
         """Deploy a TrafficSplitter; see `deploy_realtime_api`."""
@@ -248,22 +242,22 @@ class Client:
         self,
         kind: str,
         api_spec: Mapping[str, Any],
-        section: str,
         shipped: type,
         requirements: Sequence[str] | None,
         conda_packages: Sequence[str] | None,
         *,
-        force: bool,
-        wait: bool,
+        force: bool = True,
+        wait: bool = False,
     ) -> dict[str, Any]:
         """Write a project around the class and deploy that."""
         _check_kind(api_spec, kind)
+        section, class_name = ("definition", "Task") if kind == "TaskAPI" else ("handler", "Handler")
         given = dict(api_spec.get(section) or {})
         if "path" in given:
             raise ValueError(f"{section}.path and a class exclude each other; to ship a folder, use deploy()")
         with tempfile.TemporaryDirectory(prefix="cortex-") as name:
             folder = Path(name)
-            source = handler_source.of(shipped, name="Task" if kind == "TaskAPI" else "Handler")
+            source = handler_source.of(shipped, name=class_name)
             source.write(folder)
             _write_lines(folder / "requirements.txt", [*(requirements or ()), *source.requirements])
             _write_lines(folder / "conda-packages.txt", conda_packages or ())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import random
 import re
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
@@ -31,7 +30,6 @@ from cortex_core.spec.types import RealtimeAPI, ServerSideBatching, request_time
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
 from cortex_serve.callbacks import Callbacks
 from cortex_serve.handler import HandlerFailed
-from cortex_serve.metrics_client import MetricsClient
 from cortex_serve.request_ids import RequestIds
 from cortex_serve.response import Answer, NotSerializable
 from cortex_serve.stats import Stats
@@ -136,6 +134,7 @@ class Application:
         is_async: some method is a coroutine function or a generator, or is batched: serve `asgi`. Otherwise serve
             `wsgi`.
         batching: takes the requests that are batched, before `asgi` sees them; None without batching.
+        deliver, run_after: of `asgi.Carrier`, for answers that were made elsewhere.
         stats: what was answered so far.
         request_id: the id a request goes by, for the one it brought.
     """
@@ -169,6 +168,8 @@ class Application:
         self._models = models
         self._wsgi = None if self.is_async else wsgi.Carrier(self)
         self._asgi = asgi.Carrier(self)
+        self.deliver = self._asgi.deliver
+        self.run_after = self._asgi.run_after
         self._carried_wsgi: WSGIApp | None = self._wsgi
         self._carried_asgi: ASGIApp = self._asgi
         if models is not None:
@@ -194,21 +195,6 @@ class Application:
     def asgi(self) -> ASGIApp:
         """The ASGI application."""
         return self._carried_asgi
-
-    async def deliver(
-        self,
-        answer: Answer,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        *,
-        request_id: str,
-        deadline: float,
-    ) -> int:
-        """Send an answer that takes a task on the event loop; returns the status for the statistics."""
-        return await self._asgi.deliver(
-            answer, scope, receive, send, request_id=request_id, deadline=deadline
-        )
 
     def info(self) -> dict[str, Any]:
         """What `GET /info` answers: versions of the models, if there are models."""
@@ -238,10 +224,16 @@ class Application:
         retry_after = ("retry-after", random.choice("12"))  # noqa: S311 - spreads those who come again
         return response.error(503, "overloaded", message, request_id, retry_after)
 
-    def timed_out(self, request_id: str) -> Answer:
-        """Answer a request that took too long."""
+    def timed_out(self, request_id: str, after: tuple[Callable[[], Any], ...] = ()) -> Answer:
+        """Answer a request that took too long.
+
+        Args:
+            after: functions of the answer that came too late.
+        """
         message = f"the request was not answered within {self.request_timeout:g} s"
-        return response.error(504, "timeout", message, request_id)
+        answer = response.error(504, "timeout", message, request_id)
+        answer.after = after
+        return answer
 
     def failed(self, error: BaseException, request_id: str) -> Answer:
         """Answer a request that raised, and log what its author did not expect."""
@@ -253,6 +245,9 @@ class Application:
         if isinstance(error, payload.BodyTooLarge):
             message = f"the body is larger than {self.max_body_bytes} bytes"
             return response.error(413, "body_too_large", message, request_id)
+        if isinstance(error, payload.BodyWithoutLength):
+            message = "send the body with a content-length, or through the gateway"
+            return response.error(411, "length_required", message, request_id)
         if isinstance(error, payload.BodyIncomplete):
             return response.error(400, "body_incomplete", "the body ended early", request_id)
         if isinstance(error, HTTPException):
@@ -338,14 +333,8 @@ def create_application(
         HandlerFailed: the constructor raised; the text says what, to its author.
     """
     spec = _spec_of(release)
-    available: dict[str, Any] = {
-        "config": compat.config(spec.handler),
-        "metrics_client": MetricsClient(os.environ.get("HOST_IP", "127.0.0.1")),
-    }
-    bind = None
-    if models is not None:
-        available["model_client"] = models.client
-        bind = models.bind
+    available = handler.offered(spec.handler, models)
+    bind = None if models is None else models.bind
     pool = _pool(spec.handler.threads_per_process, models)
     if answers_on_pool(release, cls):
         instance = pool.submit(handler.construct, cls, available, bind).result()

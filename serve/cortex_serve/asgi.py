@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import inspect
 from collections.abc import Awaitable
+from concurrent.futures import Future
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Carrier:
         self._threads = application.pool
         self._tells_age = late_after(application.request_timeout) is not None
         self._running = application.stats.call
+        self._left_alone = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -135,21 +137,20 @@ class Carrier:
     ) -> int:
         """Send an answer once it is made; ends with the client, and when the time is up."""
         watch = _Watch(receive, reply, deadline)
+        answer = None
         try:
             answer = await making
             if not watch.time_is_up:
                 await self._reply(answer, scope, reply)
         except asyncio.CancelledError:
-            if watch.client_gone:
-                return CLIENT_CLOSED
-            if not watch.time_is_up:
+            if not watch.client_gone and not watch.time_is_up:
                 raise
         finally:
             watch.end()
-        if watch.time_is_up:
-            return await self._end_late(reply)
-        await self._run_after(answer)
-        return reply.status
+        status = await self._end_late(reply) if watch.time_is_up else reply.status
+        if answer is not None:
+            await self.run_after(answer)
+        return CLIENT_CLOSED if watch.client_gone else status
 
     async def _end_late(self, reply: _Reply) -> int:
         """Answer a request whose time is up, unless the gateway has; a response that has begun is cut by the server."""
@@ -176,7 +177,7 @@ class Carrier:
                 with self._running():
                     value = await plan.call(**arguments)
             else:
-                value = await self._on_thread(plan, arguments)
+                value = await self._on_thread(plan, arguments, request_id)
             if inspect.isawaitable(value):
                 with self._running():
                     value = await value
@@ -184,15 +185,30 @@ class Carrier:
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
-    async def _on_thread(self, plan: Plan, arguments: dict[str, Any]) -> Any:
+    async def _on_thread(self, plan: Plan, arguments: dict[str, Any], request_id: str) -> Any:
         context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
 
         def call() -> Any:
             with self._running():
                 return context.run(plan.call, **arguments)
 
-        return await loop.run_in_executor(self._threads, call)
+        calling = self._threads.submit(call)
+        try:
+            return await asyncio.wrap_future(calling)
+        except asyncio.CancelledError:
+            if not calling.cancelled():  # it cannot be stopped
+                alone = asyncio.ensure_future(self._finish_alone(calling, request_id))
+                self._left_alone.add(alone)
+                alone.add_done_callback(self._left_alone.discard)
+            raise
+
+    async def _finish_alone(self, calling: Future[Any], request_id: str) -> None:
+        """Do what is to be done after a call whose answer nobody waits for any more."""
+        try:
+            answer = response.answer(await asyncio.wrap_future(calling))
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
+            answer = self._application.failed(error, request_id)
+        await self.run_after(answer)
 
     async def _reply(self, answer: Answer, scope: Scope, reply: _Reply) -> None:
         if answer.app is None:
@@ -213,7 +229,8 @@ class Carrier:
             if not reply.complete:
                 reply.status = 500
 
-    async def _run_after(self, answer: Answer) -> None:
+    async def run_after(self, answer: Answer) -> None:
+        """Call what comes after an answer; on the loop."""
         loop = asyncio.get_running_loop()
         callbacks = self._application.callbacks
         for callback in answer.after:

@@ -2,7 +2,7 @@
 
     enter(project, python_path)   the process works in the project from here on
     load_class(...)               import `handler.py`, or unpickle `handler.pickle`
-    construct(...)                call the class with the arguments it declares
+    construct(...)                call the class with those of the arguments on offer that it declares
 
 Everything that goes wrong in the user's code becomes `HandlerFailed`, whose text is what they need to see.
 """
@@ -16,11 +16,16 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cortex_core.errors import CortexError
-from cortex_serve import tracebacks
+from cortex_core.spec.types import Handler
+from cortex_serve import compat, tracebacks
+from cortex_serve.metrics_client import MetricsClient
 from cortex_serve.signatures import declared
+
+if TYPE_CHECKING:
+    from cortex_serve.models.table import ModelTable
 
 _ALIAS = "cortex_handler"
 
@@ -64,6 +69,18 @@ def load_class(project: Path, path: str, *, name: str = "Handler") -> type:
     if not isinstance(found, type):
         raise HandlerFailed(f"{where}: must be a class, but it is of type {type(found).__name__!r}")
     return found
+
+
+def offered(spec: Handler, models: ModelTable | None, **more: Any) -> dict[str, Any]:
+    """All arguments that a constructor may declare.
+
+    Args:
+        models: that the handler uses; None for an API without models.
+        more: what this kind of API offers beside them.
+    """
+    metrics_client = MetricsClient(os.environ.get("HOST_IP", "127.0.0.1"))
+    available = {"config": compat.config(spec), "metrics_client": metrics_client, **more}
+    return available if models is None else {**available, "model_client": models.client}
 
 
 def construct(cls: type, available: Mapping[str, Any], bind: Callable[[Any], None] | None = None) -> Any:

@@ -39,6 +39,10 @@ class BodyIncomplete(Exception):
     """The request's body ended early."""
 
 
+class BodyWithoutLength(Exception):
+    """The request's body has no declared length, so that one cannot see whether it ended early."""
+
+
 class InvalidPayload(Exception):
     """The body does not hold what its content type says."""
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from cortex_serve import response
 from cortex_serve.background import Background, Exchange
 from cortex_serve.deadline import late_after, waited
-from cortex_serve.payload import BodyIncomplete, BodyTooLarge
+from cortex_serve.payload import BodyIncomplete, BodyTooLarge, BodyWithoutLength
 from cortex_serve.response import NO_BODY, Answer, Chunks
 from cortex_serve.stats import CLIENT_CLOSED, Counters
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from cortex_serve.application import Application, Plan
 
-_PIECE = 1024 * 1024
 _Result = TypeVar("_Result")
 
 
@@ -87,7 +86,7 @@ class Carrier:
             finally:
                 counters.began = 0.0
             answer = response.answer(value)
-            return self._application.timed_out(request_id) if self._is_late(environ) else answer
+            return self._application.timed_out(request_id, answer.after) if self._is_late(environ) else answer
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
@@ -172,6 +171,8 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     Raises:
         BodyTooLarge: it is larger than `limit` bytes.
         BodyIncomplete: it ended before its declared length.
+        BodyWithoutLength: it came in chunks, which end here in the same way when they are cut. From the gateway, every
+            body has a length.
     """
     read = environ["wsgi.input"].read
     declared = environ.get("CONTENT_LENGTH")
@@ -186,16 +187,9 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
                 raise BodyIncomplete
             body += piece
         return body
-    if "HTTP_TRANSFER_ENCODING" not in environ:
-        return b""
-    pieces = []
-    left = limit
-    while piece := read(min(_PIECE, left + 1)):
-        left -= len(piece)
-        if left < 0:
-            raise BodyTooLarge
-        pieces.append(piece)
-    return b"".join(pieces)
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        raise BodyWithoutLength
+    return b""
 
 
 class _Sent:

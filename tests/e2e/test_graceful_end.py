@@ -89,11 +89,10 @@ class Clients:
     async def uploads(self, number: int) -> None:
         connection = await self.open()
         body = f"upload {number}".encode()
-        await connection.send(head("/", {"transfer-encoding": "chunked"}))
+        await connection.send(head("/", {"content-length": str(len(body))}))
         for start in range(len(body)):
-            await connection.send(b"1\r\n%c\r\n" % body[start])
+            await connection.send(body[start : start + 1])
             await asyncio.sleep(0.02)
-        await connection.send(b"0\r\n\r\n")
         await self.expect(connection, body)
 
     async def late(self, connection: Connection | None, number: int) -> None:

@@ -148,7 +148,7 @@ class Storm:
         path: of the API.
         record: the file in which the handler notes what it executes.
         serves_http10: whether HTTP/1.0 is served; it is refused with 426 otherwise.
-        sees_cut_chunks: whether a chunked body that was cut off is told from one that is complete.
+        takes_chunks: whether bodies may come in chunks; they are refused with 411 otherwise.
         ends_pipelines: whether it may end a connection between answers to requests that came at once. Envoy does when
             two answers have not left yet, and that cannot be set.
         forgives: whether a gateway may answer that a replica died with the request.
@@ -165,7 +165,7 @@ class Storm:
         requests: int | None = None,
         connections: int = CONNECTIONS,
         serves_http10: bool = True,
-        sees_cut_chunks: bool = True,
+        takes_chunks: bool = True,
         ends_pipelines: bool = False,
         forgives: bool = False,
         milliseconds: Sequence[int] = (0, 0, 0, 0, 0, 0, 0, 0, 1, 5),
@@ -173,7 +173,7 @@ class Storm:
         self.address = address
         self.path = path
         self.serves_http10 = serves_http10
-        self.sees_cut_chunks = sees_cut_chunks
+        self.takes_chunks = takes_chunks
         self.ends_pipelines = ends_pipelines
         self.forgives = forgives
         self.milliseconds = milliseconds
@@ -295,15 +295,15 @@ class Visit:
         return Request(number=number, body=body, size=size, made=time.monotonic())
 
     def bytes_of(self, request: Request, headers: Mapping[str, str] | None = None) -> bytes:
-        """With a length or in chunks, as it comes."""
-        if self.random.random() < 0.7:
+        """With a length or in chunks, as it comes, where both are taken."""
+        if not self.storm.takes_chunks or self.random.random() < 0.7:
             return whole(self.storm.path, request.body, headers)
         return chunked(self.storm.path, list(self.pieces(request.body)), headers)
 
     def unfinished(self) -> bytes:
         """A request of which at least the last byte is missing."""
         request = self.request(Fate.INCOMPLETE)
-        data = self.bytes_of(request) if self.storm.sees_cut_chunks else whole(self.storm.path, request.body)
+        data = self.bytes_of(request)
         return data[: self.random.randrange(1, len(data))]
 
     def pieces(self, data: bytes, *, most: int = 12) -> Iterator[bytes]:
@@ -519,7 +519,7 @@ class Target:
     processes: list[psutil.Process]
     cortex: Installation | None
     serves_http10: bool
-    sees_cut_chunks: bool
+    takes_chunks: bool
     ends_pipelines: bool
     idle: float
 
@@ -530,7 +530,7 @@ class Target:
             self.path,
             self.record,
             serves_http10=self.serves_http10,
-            sees_cut_chunks=self.sees_cut_chunks,
+            takes_chunks=self.takes_chunks,
             ends_pipelines=self.ends_pipelines,
             **options,
         )
@@ -587,8 +587,7 @@ def _alone(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             processes=replica.family(),
             cortex=None,
             serves_http10=True,
-            # granian's WSGI interface ends a body in one way, whether it is complete or its client has gone.
-            sees_cut_chunks=way.method in ("async", "generator"),
+            takes_chunks=way.method != "threads",
             ends_pipelines=False,
             idle=0,
         )
@@ -623,7 +622,7 @@ def _behind_gateway(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             processes=cortex.processes(),
             cortex=cortex,
             serves_http10=False,
-            sees_cut_chunks=True,
+            takes_chunks=True,
             ends_pipelines=True,
             idle=UPSTREAM_IDLE_TIMEOUT,
         )

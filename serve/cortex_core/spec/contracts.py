@@ -146,7 +146,7 @@ def missing_batched(where: str, own: Collection[str]) -> str:
         where: the class.
         own: names of the methods it does define.
     """
-    advice = _meant_post(own) or f"define `{_example(BATCHED)}`"
+    advice = _meaning(BATCHED.name, meant_post(own)) or f"define `{_example(BATCHED)}`"
     return f"{where}: the method {BATCHED.name!r} is missing, which 'server_side_batching' needs; {advice}"
 
 
@@ -165,14 +165,18 @@ def missing_rpc(where: str, rpc: str, contract: Contract, own: Collection[str]) 
         where: the class.
         own: names of the methods it does define.
     """
-    typed = {name.replace("_", "").lower(): name for name in own if not name.startswith("_")}
-    meant = typed.get(rpc.replace("_", "").lower())
-    close = [meant] if meant else difflib.get_close_matches(rpc, typed.values(), n=1)
     example = _example(Method(name=rpc, may_take=contract.rpc or ()))
-    advice = f"did you mean {rpc!r} by {close[0]!r}?" if close else f"define `{example}`"
+    advice = _meaning(rpc, meant_rpc(rpc, own)) or f"define `{example}`"
     return (
         f"{where}: the method {rpc!r} is missing, which the service in the protobuf file declares; {advice}"
     )
+
+
+def meant_rpc(rpc: str, own: Collection[str]) -> str | None:
+    """The method, of a class's own, that was probably meant to answer an RPC."""
+    typed = {name.replace("_", "").lower(): name for name in own if not name.startswith("_")}
+    meant = typed.get(rpc.replace("_", "").lower())
+    return meant or next(iter(difflib.get_close_matches(rpc, typed.values(), n=1)), None)
 
 
 def missing_argument(where: str, name: str, method: Method, signature: str, contract: Contract) -> str:
@@ -222,11 +226,15 @@ def none_of(where: str, methods: tuple[Method, ...], own: Collection[str]) -> st
         own: names of the methods it does define.
     """
     names = ", ".join(repr(method.name) for method in methods)
-    meant = _meant_post(own)
-    return f"{where}: at least one of {names} must be defined" + (f"; {meant}" if meant else "")
+    advice = _meaning("handle_post", meant_post(own))
+    return f"{where}: at least one of {names} must be defined" + (f"; {advice}" if advice else "")
 
 
-def _meant_post(own: Collection[str]) -> str | None:
+def meant_post(own: Collection[str]) -> str | None:
+    """The method, of a class's own, that was probably meant to be `handle_post`."""
     others = [name for name in own if name[0] != "_" and name not in {method.name for method in _HTTP}]
-    typed = difflib.get_close_matches("handle_post", others, n=1)
-    return f"did you mean 'handle_post' by {typed[0]!r}?" if typed else None
+    return next(iter(difflib.get_close_matches("handle_post", others, n=1)), None)
+
+
+def _meaning(name: str, meant: str | None) -> str:
+    return f"did you mean {name!r} by {meant!r}?" if meant else ""

@@ -7,15 +7,19 @@ is not guessed at, so a handler that works is never refused; the runtime looks a
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib.util import decode_source
 
 from cortex_core.spec.contracts import (
     BATCHED,
     VERBS,
     Contract,
     Method,
+    meant_post,
+    meant_rpc,
     missing_argument,
     missing_batched,
     missing_method,
@@ -25,7 +29,7 @@ from cortex_core.spec.contracts import (
     none_of,
     unsupported,
 )
-from cortex_core.spec.problems import closest
+from cortex_core.spec.problems import Place, closest
 
 LARGEST_FILE = 1024 * 1024
 MOST_REMEMBERED = 16
@@ -53,7 +57,7 @@ def problems(
         rpcs: names of the gRPC service's methods.
 
     Returns:
-        One sentence for each problem.
+        One sentence for each problem, with its place and an excerpt below.
     """
     if len(source) > LARGEST_FILE:
         return ()
@@ -68,28 +72,69 @@ def _problems(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the user's code; they see them when it runs
             module = ast.parse(source, filename=file)
-        return tuple(_class_problems(module, file, class_name, contract, rpcs))
+        return tuple(_class_problems(module, _File(file, source), class_name, contract, rpcs))
     except SyntaxError as error:
-        where = f"{file}:{error.lineno}" if error.lineno else file
-        line = (error.text or "").strip()
-        return (f"{where}: {error.msg}" + (f": {line[:100]}" if line.isprintable() and line else ""),)
+        return (_syntax_problem(_File(file, source), error),)
     except ValueError as error:  # a zero byte
         return (f"{file}: {error}",)
     except (RecursionError, MemoryError):
         return ()  # nested too deep for the parser; importing it says more
 
 
+class _File:
+    """Says where something stands in a handler's file."""
+
+    def __init__(self, name: str, source: bytes) -> None:
+        self.name = name
+        self._source = source
+
+    def at(self, node: ast.stmt | ast.expr | ast.arg, word: str) -> Place:
+        """A word of the line on which a node begins."""
+        line = self.lines[node.lineno - 1]
+        start = len(line.encode()[: node.col_offset].decode(errors="replace"))
+        found = re.compile(rf"\b{re.escape(word)}\b").search(line, start)
+        return self.place(node.lineno, found.start() if found else start, len(word) if found else 1)
+
+    def place(self, line: int, start: int, width: int) -> Place:
+        """Some characters of a line.
+
+        Args:
+            line: from 1.
+            start: from 0.
+        """
+        return Place(
+            filename=self.name, line=line, column=start + 1, width=width, source=self.lines[line - 1]
+        )
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """As Python counts them."""
+        try:
+            text = decode_source(self._source)
+        except (SyntaxError, LookupError, ValueError):  # in a comment, Python does not mind
+            text = self._source.decode(errors="replace")
+        return re.split(r"\r\n|\r|\n", text)
+
+
+def _syntax_problem(file: _File, error: SyntaxError) -> str:
+    if not error.lineno or error.lineno > len(file.lines):
+        return f"{file.name}: {error.msg}"
+    line = file.lines[error.lineno - 1].rstrip()
+    if error.text is None or error.text.rstrip() != line:  # until Python 3.12, a part of an f-string
+        start = len(line) - len(line.lstrip())
+        return file.place(error.lineno, start, len(line) - start).told(error.msg)
+    start = max(0, (error.offset or 1) - 1)
+    end = error.end_offset - 1 if error.end_offset and error.end_lineno == error.lineno else start
+    return file.place(error.lineno, start, max(1, end - start)).told(error.msg)
+
+
 def _class_problems(
-    module: ast.Module, file: str, class_name: str, contract: Contract | None, rpcs: tuple[str, ...]
+    module: ast.Module, file: _File, class_name: str, contract: Contract | None, rpcs: tuple[str, ...]
 ) -> Iterator[str]:
     bound = [name for node in _executed(module.body) for name in _bound(node)]
     if class_name not in bound:
         if "*" not in bound and not (_DYNAMIC | {class_name}) & _words(module):
-            own = [node.name for node in _executed(module.body) if isinstance(node, ast.ClassDef)]
-            meant = closest(class_name, own)
-            found = f"; it defines {', '.join(map(repr, own))}" if own else ""
-            advice = f"; did you mean {class_name!r} by {meant!r}?" if meant else found
-            yield f"{file}: there is no class named {class_name!r}{advice}"
+            yield _missing_class(module, file, class_name)
         return
     definition = next(
         (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == class_name), None
@@ -103,31 +148,51 @@ def _class_problems(
     if contract.batches:
         yield from _batching_problems(module, definition, file)
     elif contract.one_of and not _may_have(VERBS, module):
-        yield f"{file}:{definition.lineno}: {none_of(class_name, contract.one_of, list(methods))}"
-    yield from _rpc_problems(module, definition, contract, rpcs, f"{file}:{definition.lineno}: {class_name}")
+        place = _instead_of(definition, meant_post(methods), file)
+        yield place.told(none_of(class_name, contract.one_of, list(methods)))
+    yield from _rpc_problems(module, definition, contract, rpcs, file)
     by_rpc = [Method(name=rpc, may_take=contract.rpc or ()) for rpc in rpcs]
     for method in (contract.constructor, *contract.methods, *contract.one_of, *by_rpc):
         if method.name in methods:
             yield from _argument_problems(methods[method.name], method, file, class_name)
     if contract.reloads_models:
-        where = f"{file}:{definition.lineno}: {class_name}"
-        yield from _loading_problems(module, definition, contract, file, where)
+        yield from _loading_problems(module, definition, contract, file)
 
 
-def _batching_problems(module: ast.Module, definition: ast.ClassDef, file: str) -> Iterator[str]:
+def _missing_class(module: ast.Module, file: _File, class_name: str) -> str:
+    own = {node.name: node for node in _executed(module.body) if isinstance(node, ast.ClassDef)}
+    missing = f"there is no class named {class_name!r}"
+    if not own:
+        return f"{file.name}: {missing}"
+    meant = closest(class_name, own)
+    found = (
+        f"did you mean {class_name!r} by {meant!r}?" if meant else f"it defines {', '.join(map(repr, own))}"
+    )
+    pointed = meant or next(iter(own))
+    return file.at(own[pointed], pointed).told(f"{missing}; {found}")
+
+
+def _instead_of(definition: ast.ClassDef, meant: str | None, file: _File) -> Place:
+    """Where a method is missing: at the one that was meant to be it, or else at the class."""
+    return file.at(_methods(definition)[meant], meant) if meant else file.at(definition, definition.name)
+
+
+def _batching_problems(module: ast.Module, definition: ast.ClassDef, file: _File) -> Iterator[str]:
     """H-08: the method that answers batches is there, and returns a list."""
     methods = _methods(definition)
     if not _may_have(("post",), module):
-        yield missing_batched(f"{file}:{definition.lineno}: {definition.name}", list(methods))
+        place = _instead_of(definition, meant_post(methods), file)
+        yield place.told(missing_batched(definition.name, list(methods)))
     elif BATCHED.name in methods and not _may_be_replaced(BATCHED.name, module):
         body = _executed(methods[BATCHED.name].body)
-        lines = [node.lineno for node in body if isinstance(node, ast.Yield | ast.YieldFrom)]
-        if lines:
-            yield must_not_yield(f"{file}:{min(lines)}: {definition.name}.{BATCHED.name}")
+        yields = [node for node in body if isinstance(node, ast.Yield | ast.YieldFrom)]
+        if yields:
+            first = min(yields, key=lambda node: (node.lineno, node.col_offset))
+            yield file.at(first, "yield").told(must_not_yield(f"{definition.name}.{BATCHED.name}"))
 
 
 def _rpc_problems(
-    module: ast.Module, definition: ast.ClassDef, contract: Contract, rpcs: tuple[str, ...], where: str
+    module: ast.Module, definition: ast.ClassDef, contract: Contract, rpcs: tuple[str, ...], file: _File
 ) -> Iterator[str]:
     """H-07: a method for each RPC."""
     words = _words(module)
@@ -137,13 +202,15 @@ def _rpc_problems(
         for node in ast.walk(module)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
+    methods = list(_methods(definition))
     for rpc in rpcs:
         if rpc not in bound and not (_DYNAMIC | {rpc}) & (words | texts):
-            yield missing_rpc(where, rpc, contract, list(_methods(definition)))
+            place = _instead_of(definition, meant_rpc(rpc, methods), file)
+            yield place.told(missing_rpc(definition.name, rpc, contract, methods))
 
 
 def _loading_problems(
-    module: ast.Module, definition: ast.ClassDef, contract: Contract, file: str, where: str
+    module: ast.Module, definition: ast.ClassDef, contract: Contract, file: _File
 ) -> Iterator[str]:
     """H-05: what models need on top."""
     methods = _methods(definition)
@@ -152,15 +219,18 @@ def _loading_problems(
         function = methods.get(method.name)
         if function is None:
             if method.required and not (_DYNAMIC | {method.name}) & words:
-                yield missing_method(where, method)
+                place = file.at(definition, definition.name)
+                yield place.told(missing_method(definition.name, method))
             continue
-        place = f"{file}:{function.lineno}: {definition.name}.{method.name}"
+        where = f"{definition.name}.{method.name}"
         if isinstance(function, ast.AsyncFunctionDef) and not method.may_be_async:
-            yield must_not_be_async(place)
+            yield file.at(function, "async").told(must_not_be_async(where))
         declared = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
         for name in method.takes:
             if name not in declared and "self" in declared:
-                yield missing_argument(place, name, method, f"({ast.unparse(function.args)})", contract)
+                signature = f"({ast.unparse(function.args)})"
+                problem = missing_argument(where, name, method, signature, contract)
+                yield file.at(function, method.name).told(problem)
 
 
 def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -176,7 +246,7 @@ def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncF
 
 
 def _argument_problems(
-    function: ast.FunctionDef | ast.AsyncFunctionDef, method: Method, file: str, class_name: str
+    function: ast.FunctionDef | ast.AsyncFunctionDef, method: Method, file: _File, class_name: str
 ) -> Iterator[str]:
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
@@ -185,8 +255,8 @@ def _argument_problems(
     accepted = (*method.takes, *method.may_take)
     for argument in (*positional[1:], *arguments.kwonlyargs):
         if argument.arg not in accepted:
-            where = f"{file}:{argument.lineno}: {class_name}.{method.name}"
-            yield unsupported(where, argument.arg, method, f"({ast.unparse(arguments)})")
+            where, signature = f"{class_name}.{method.name}", f"({ast.unparse(arguments)})"
+            yield file.at(argument, argument.arg).told(unsupported(where, argument.arg, method, signature))
 
 
 def _may_have(verbs: Collection[str], module: ast.Module) -> bool:

@@ -4,14 +4,15 @@
     thread of the handler  calls it
     attendant              sends the answer
 
-What is streamed, or has something to run after it, is sent by a task on the server's loop, like any other.
+What is streamed, or has something to run after it, is sent by a task on the server's loop, like any other. What is to
+run after an answer does so, too, when nobody waits for the answer any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
@@ -125,6 +126,8 @@ def _each_with_its_answer(requests: Sequence[BatchedRequest], called: Called) ->
     try:
         for request, answer in zip(requests, called.answers, strict=True):
             yield partial(request.reply, answer, called)
+            if not request.is_replied:  # it was given up while the batch ran
+                request.finish_alone(answer, called)
     finally:
         if called.use is not None:
             called.use.release()
@@ -140,6 +143,7 @@ class BatchedRequest:
     Attributes:
         request_id: it goes by.
         arguments: of the method, for this request alone; set before it waits for a batch.
+        is_replied: what the handler answered was on its way to the client.
         loop: the server's.
     """
 
@@ -154,6 +158,7 @@ class BatchedRequest:
         "_size",
         "_started",
         "arguments",
+        "is_replied",
         "loop",
         "request_id",
     )
@@ -168,6 +173,7 @@ class BatchedRequest:
         self._pieces: list[bytes] = []
         self._size = 0
         self.arguments: dict[str, Any] = {}
+        self.is_replied = False
         self.loop = exchange.loop
         self.request_id = self._application.request_id(self._headers.get("x-request-id"))
         declared = self._headers.get("content-length")
@@ -231,15 +237,17 @@ class BatchedRequest:
 
     def reply(self, answer: Answer, called: Called) -> None:
         """Answer what the handler answered."""
+        self.is_replied = True
         if answer.app is not None or answer.after:
             self._exchange.forget()
-            if called.use is not None:
-                called.use.hold()
-            context = called.context.copy()
-            context.run(self._application.log.request_id.set, self.request_id)
-            context.run(asyncio.run_coroutine_threadsafe, self._deliver(answer, called), self.loop)
+            self._on_loop(self._deliver(answer, called), called)
         else:
             self._send(answer, called.models)
+
+    def finish_alone(self, answer: Answer, called: Called) -> None:
+        """Do what is to be done after an answer that nobody waits for any more."""
+        if answer.after:
+            self._on_loop(self._application.run_after(answer), called)
 
     def refuse(self) -> None:
         """Answer that there are too many requests."""
@@ -270,6 +278,22 @@ class BatchedRequest:
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         self._exchange.answer(answer.status, raw, answer.body)
 
+    def _on_loop(self, work: Coroutine[Any, Any, None], called: Called) -> None:
+        """Have something done in the context of the call, but for this request alone."""
+
+        async def done() -> None:
+            try:
+                await work
+            finally:
+                if called.use is not None:
+                    called.use.release()
+
+        if called.use is not None:
+            called.use.hold()
+        context = called.context.copy()
+        context.run(self._application.log.request_id.set, self.request_id)
+        context.run(asyncio.run_coroutine_threadsafe, done(), self.loop)
+
     async def _deliver(self, answer: Answer, called: Called) -> None:
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start" and called.models:
@@ -288,8 +312,6 @@ class BatchedRequest:
                 deadline=self._deadline,
             )
         finally:
-            if called.use is not None:
-                called.use.release()
             self._exchange.end()
             self._end(status)
 

@@ -19,7 +19,6 @@ Shutdown (`run` on SIGTERM):
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +36,6 @@ from cortex_core.runtime import REQUEST_TIMEOUT, SHUTDOWN_GRACE
 from cortex_core.spec.types import RealtimeAPI, requests_per_process
 from cortex_serve import compat, handler, signatures
 from cortex_serve.handler import HandlerFailed
-from cortex_serve.metrics_client import MetricsClient
 from cortex_serve.request_ids import RequestIds
 from cortex_serve.rpc import modules, reflection
 from cortex_serve.rpc.calls import Calls, Method, waits
@@ -181,15 +179,8 @@ def create_application(
         HandlerFailed: the constructor raised; the text says what, to its author.
     """
     spec = _spec_of(release)
-    available: dict[str, Any] = {
-        "config": compat.config(spec.handler),
-        "proto_module_pb2": loaded.module,
-        "metrics_client": MetricsClient(os.environ.get("HOST_IP", "127.0.0.1")),
-    }
-    bind = None
-    if models is not None:
-        available["model_client"] = models.client
-        bind = models.bind
+    available = handler.offered(spec.handler, models, proto_module_pb2=loaded.module)
+    bind = None if models is None else models.bind
     threads = HandlerThreads(spec.handler.threads_per_process)
     if any(waits(getattr(loaded.cls, rpc.name)) for rpc in loaded.service.rpcs):
         instance = handler.construct(loaded.cls, available, bind)

@@ -10,6 +10,8 @@ import grpc
 import pytest
 from support.talk import Served
 
+from cortex_serve.rpc.serving import MAX_MESSAGE_BYTES
+
 PLAIN = """
     import time
     from pathlib import Path
@@ -130,6 +132,18 @@ def test_a_request_that_never_comes(api: Served, method: str) -> None:
     ended.set()
     assert lines_of(api, "late") == [LATE]
     assert lines_of(api, "given-up") == [CANCELLED]
+
+
+@pytest.mark.parametrize("method", ["Echo", "Join"])
+def test_a_message_that_is_too_large(api: Served, method: str) -> None:
+    """grpcio tells its client, and the server no more than that the RPC is over."""
+    large = b"\0" * (MAX_MESSAGE_BYTES + 1)
+    call = api.channel.stream_unary(f"/tested.Talk/{method}").future(iter([large]), metadata=named("large"))
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result(timeout=20)
+    error: Any = caught.value
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert lines_of(api, "large") == [CANCELLED]
 
 
 def test_a_request_without_a_message(api: Served) -> None:

@@ -74,6 +74,42 @@ SLOW = """
             return payload
 """
 
+AFTER = """
+    import asyncio, logging, time
+
+    logger = logging.getLogger("cortex")
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def after(self):
+            logger.info("after")
+
+        def handle_post(self, payload):
+            logger.info("called")
+            time.sleep(1.2)
+            return [("late", self.after)] if isinstance(payload, list) else ("late", self.after)
+
+        def handle_put(self, payload):
+            logger.info("called")
+            time.sleep(1.2)
+            raise ValueError("of the handler")
+"""
+AFTER_ASYNC = f"""{AFTER}
+        async def handle_get(self):
+            logger.info("called")
+            await asyncio.sleep(30)
+            return "never", self.after
+
+        async def handle_patch(self, payload):
+            logger.info("called")
+            async def chunks():
+                yield "first"
+                await asyncio.sleep(30)
+            return chunks(), self.after
+"""
+
 CALLED = """
     import logging
 
@@ -185,6 +221,50 @@ def test_a_plain_method_that_returns_too_late_is_logged_as_504(
     began = {"x-request-start": f"{time.time() - 4.8:.3f}", "x-request-id": "late"}
     assert api.client.post("/", json=1, headers=began).status_code == 504
     assert api.wait_for_access("late") == ["POST", "/", 504]
+
+
+AFTERWARDS = {
+    "wsgi": ("wsgi", "POST", AFTER),
+    "asgi": ("asgi", "POST", AFTER),
+    "a plain method among coroutines": ("asgi", "POST", AFTER_ASYNC),
+    "a stream": ("asgi", "PATCH", AFTER_ASYNC),
+    "a batch": ("asgi", "POST", AFTER),
+}
+
+
+@pytest.mark.parametrize(("carrier", "method", "source"), AFTERWARDS.values(), ids=AFTERWARDS)
+@pytest.mark.parametrize("why", ["late", "left"])
+def test_what_is_to_be_called_afterwards_is_called_once_a_method_has_returned(
+    serve: Callable[..., Served],
+    request: pytest.FixtureRequest,
+    carrier: str,
+    method: str,
+    source: str,
+    why: str,
+) -> None:
+    is_batch = "batch" in request.node.callspec.id
+    batching = {"server_side_batching": {"max_batch_size": 4, "batch_interval": 0}} if is_batch else {}
+    api = serve(source, carrier=carrier, request_timeout=5 * SECOND, **batching)
+    leave(api, method, age=4 if why == "late" else 0, at=5.2 if why == "late" else 0, request_id="r")
+    status = api.wait_for_access("r")[2]
+    assert status == (504 if why == "late" else 200 if carrier == "wsgi" else 499)
+    assert api.wait_for_log("after")["request_id"] == "r"
+    assert len([line for line in api.log() if line.get("text") == "after"]) == 1
+
+
+def test_nothing_is_called_after_a_coroutine_that_was_cancelled(serve: Callable[..., Served]) -> None:
+    api = serve(AFTER_ASYNC, carrier="asgi", request_timeout=SECOND)
+    assert api.client.get("/").status_code == 504
+    api.client.post("/", json=1)
+    api.wait_for_log("after")
+    assert len([line for line in api.log() if line.get("text") == "after"]) == 1
+
+
+@pytest.mark.parametrize("carrier", ["wsgi", "asgi"])
+def test_what_a_plain_method_raises_too_late_is_logged(serve: Callable[..., Served], carrier: str) -> None:
+    api = serve(AFTER, carrier=carrier, request_timeout=5 * SECOND)
+    leave(api, "PUT", age=4, at=5.2, request_id="r")
+    assert api.wait_for_log("the handler raised ValueError: of the handler")["request_id"] == "r"
 
 
 def test_who_is_sent_away_at_the_deadline_while_a_batch_runs_was_answered_504(

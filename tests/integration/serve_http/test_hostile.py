@@ -29,7 +29,8 @@ LIMIT = 1_000_000
 @pytest.mark.parametrize("size", [LIMIT - 1, LIMIT])
 def test_bodies_up_to_the_limit(api: Served, size: int) -> None:
     assert api.client.post("/", content=b"x" * size).json() == size
-    assert api.client.post("/", content=iter([b"x" * (size - 1), b"x"])).json() == size
+    if api.carrier != "wsgi":
+        assert api.client.post("/", content=iter([b"x" * (size - 1), b"x"])).json() == size
 
 
 def test_a_declared_body_above_the_limit_is_413_at_once(api: Served) -> None:
@@ -45,7 +46,8 @@ def test_a_declared_body_above_the_limit_is_413_at_once(api: Served) -> None:
 def test_a_chunked_body_above_the_limit_is_413(api: Served) -> None:
     response = api.client.post("/", content=iter([b"x" * LIMIT, b"x"]))
 
-    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    refused = (411, "length_required") if api.carrier == "wsgi" else (413, "body_too_large")
+    assert (response.status_code, response.json()["code"]) == refused
 
 
 def test_memory_stays_flat(api: Served) -> None:
@@ -69,6 +71,19 @@ def test_a_truncated_body_never_reaches_the_handler(api: Served, content_type: s
     answer = api.raw(head.encode() + b"[1]", end=True)
 
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert api.client.get("/").json() == calls
+
+
+@pytest.mark.parametrize("cut", [b"3\r\n[1]\r\n", b"9\r\n[1]", b"3\r\n[1]\r\n0\r\n", b""])
+def test_a_chunked_body_that_is_cut_never_reaches_the_handler(api: Served, cut: bytes) -> None:
+    calls = api.client.get("/").json()
+    head = (
+        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+
+    answer = api.raw(head + cut, end=True)
+
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
     assert api.client.get("/").json() == calls
 
 

@@ -112,27 +112,97 @@ def test_handlers_of_rpcs_that_work_are_not_refused(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "advice"),
+    ("own", "place", "advice"),
     [
-        ("predict", "did you mean 'Predict' by 'predict'?"),
-        ("Pedict", "did you mean 'Predict' by 'Pedict'?"),
-        ("handle_post", "define `def Predict(self, payload, context)`"),
-        ("_predict", "define `def Predict(self, payload, context)`"),
+        ("predict", "2:9", "did you mean 'Predict' by 'predict'?"),
+        ("Pedict", "2:9", "did you mean 'Predict' by 'Pedict'?"),
+        ("handle_post", "1:7", "define `def Predict(self, payload, context)`"),
+        ("_predict", "1:7", "define `def Predict(self, payload, context)`"),
     ],
 )
-def test_an_rpc_without_a_method(own: str, advice: str) -> None:
+def test_an_rpc_without_a_method(own: str, place: str, advice: str) -> None:
     [problem] = told(f"class Handler:\n    def {own}(self, payload): ...\n", GRPC, rpcs=("Predict",))
-    missing = "handler.py:1: Handler: the method 'Predict' is missing, which the service in the protobuf file declares"
-    assert problem == f"{missing}; {advice}"
+    missing = "Handler: the method 'Predict' is missing, which the service in the protobuf file declares"
+    assert problem.partition("\n")[0] == f"handler.py:{place}: {missing}; {advice}"
 
 
 def test_all_at_once() -> None:
     source = "class Handler:\n    def __init__(self, confg): ...\n    def handle_post(self, body): ...\n"
     assert [text.split(";")[0] for text in told(source)] == [
-        "handler.py:2: Handler.__init__: the argument 'confg' is not supported",
-        "handler.py:3: Handler.handle_post: the argument 'body' is not supported. It may take: self, payload, "
+        "handler.py:2:24: Handler.__init__: the argument 'confg' is not supported",
+        "handler.py:3:27: Handler.handle_post: the argument 'body' is not supported. It may take: self, payload, "
         "query_params, headers",
     ]
+
+
+EXCERPTS = {
+    "what stands there": (
+        "class Handler\n",
+        "1:14: expected ':'\n   1 | class Handler\n     |              ^",
+    ),
+    "several characters": (
+        "x = f(a for a in b, c)\n",
+        "1:7: Generator expression must be parenthesized\n   1 | x = f(a for a in b, c)\n     |       ^^^^^^^^^^^^",
+    ),
+    "a tab": (
+        "if x:\n\ty = = 2\n",
+        "2:6: invalid syntax\n   2 |  y = = 2\n     |      ^",
+    ),
+    "other encodings": (
+        "# coding: latin-1\n\xe9 = = 1\n",
+        "2:5: invalid syntax\n   2 | \xe9 = = 1\n     |     ^",
+    ),
+    "lines as Python counts them": (
+        "\x0cx = 1\r\ny = 2\rz = = 3\n",
+        "3:5: invalid syntax\n   3 | z = = 3\n     |     ^",
+    ),
+    "the end of a file": (
+        "class Handler:\n",
+        "1:15: expected an indented block after class definition on line 1\n   1 | class Handler:\n     |               ^",
+    ),
+    "the class that was meant": (
+        "class Other: ...\nclass Handlers: ...\n",
+        "2:7: there is no class named 'Handler'; did you mean 'Handler' by 'Handlers'?\n"
+        "   2 | class Handlers: ...\n     |       ^^^^^^^^",
+    ),
+    "the class that is there": (
+        "if True:\n    class Model: ...\n",
+        "2:11: there is no class named 'Handler'; it defines 'Model'\n   2 |     class Model: ...\n     |           ^^^^^",
+    ),
+    "a name on the next line": (
+        "class \\\n  Handler:\n    def handle_get(self): ...\n    def handle_post(self, *, \\\n      a): ...\n",
+        "5:7: Handler.handle_post: the argument 'a' is not supported. It may take: self, payload, query_params, headers; "
+        "it is defined as `handle_post(self, *, a)`\n   5 |       a): ...\n     |       ^",
+    ),
+    "an invalid byte in a comment": (
+        "# \xff\n\nclass Model: ...\n",
+        "3:7: there is no class named 'Handler'; it defines 'Model'\n   3 | class Model: ...\n     |       ^^^^^",
+    ),
+    "characters, not bytes": (
+        "# coding: latin-1\nclass Handler:\n    def handle_get(self, payload: '\xe9\xe9', a: '\xe9'): ...\n",
+        "3:41: Handler.handle_get: the argument 'a' is not supported. It may take: self, payload, query_params, headers; "
+        "it is defined as `handle_get(self, payload: '\xe9\xe9', a: '\xe9')`\n"
+        "   3 |     def handle_get(self, payload: '\xe9\xe9', a: '\xe9'): ...\n"
+        "     |                                         ^",
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "expected"), EXCERPTS.values(), ids=EXCERPTS)
+def test_a_problem_is_shown_where_it_is(source: str, expected: str) -> None:
+    assert told(source) == (f"handler.py:{expected}",)
+
+
+def test_a_method_may_be_missing_from_a_class_whose_name_is_on_the_next_line() -> None:
+    [problem] = told("class \\\n  Handler: ...\n")
+    assert problem.startswith("handler.py:1:1: Handler: at least one of ")
+    assert problem.endswith("\n   1 | class \\\n     | ^")
+
+
+def test_a_part_of_an_f_string_is_shown_in_its_line() -> None:
+    [problem] = told("class Handler:\n    x = f'{a b}'\n")
+    assert problem.startswith("handler.py:2:")
+    assert "\n   2 |     x = f'{a b}'\n     |     " in problem
 
 
 @pytest.mark.parametrize(

@@ -1135,45 +1135,45 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      {"handler.py": HANDLER, "requirements.txt": "", "setup.sh": ""},
      ["3:65: iris.handler.dependencies.pip: the file 'reqs.txt' does not exist or was excluded from the project"]),
     ("H-01", realtime(), {"handler.py": "import os\nclass Handler\n"},
-     ["3:33: iris.handler.path: handler.py:2: expected ':': class Handler"]),
+     ["3:33: iris.handler.path: handler.py:2:14: expected ':'"]),
     ("H-01 bracket", realtime(), {"handler.py": "x = (1,\n"},
-     ["3:33: iris.handler.path: handler.py:1: '(' was never closed: x = (1,"]),
+     ["3:33: iris.handler.path: handler.py:1:5: '(' was never closed"]),
     ("H-01 unreadable", realtime(), {"handler.py": "unreadable"},
      ["3:33: iris.handler.path: cannot be read: Permission denied"]),
     ("H-02", realtime(), {"handler.py": "class Model: ...\n"},
-     ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'; it defines 'Model'"]),
+     ["3:33: iris.handler.path: handler.py:1:7: there is no class named 'Handler'; it defines 'Model'"]),
     ("H-02 empty", realtime(), {"handler.py": ""},
      ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'"]),
     ("H-02 typo", realtime(), {"handler.py": "class Handlr: ...\n"},
-     ["3:33: iris.handler.path: handler.py: there is no class named 'Handler'; did you mean 'Handler' by 'Handlr'?"]),
+     ["3:33: iris.handler.path: handler.py:1:7: there is no class named 'Handler'; did you mean 'Handler' by 'Handlr'?"]),
     ("H-02 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n", {"task.py": "def Tsk(): ...\n"},
      ["3:22: t.definition.path: task.py: there is no class named 'Task'"]),
     ("H-03", realtime(), {"handler.py": "class Handler: ...\n"},
-     [f"3:33: iris.handler.path: handler.py:1: Handler: at least one of {VERBS} must be defined"]),
+     [f"3:33: iris.handler.path: handler.py:1:7: Handler: at least one of {VERBS} must be defined"]),
     ("H-03 typo", realtime(), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
-     [f"3:33: iris.handler.path: handler.py:1: Handler: at least one of {VERBS} must be defined; "
+     [f"3:33: iris.handler.path: handler.py:2:9: Handler: at least one of {VERBS} must be defined; "
       "did you mean 'handle_post' by 'handle_pots'?"]),
     ("H-04", realtime(), {"handler.py": HANDLER.replace("payload):", "paylod):")},
-     ["3:33: iris.handler.path: handler.py:2: Handler.handle_post: the argument 'paylod' is not supported; "
+     ["3:33: iris.handler.path: handler.py:2:27: Handler.handle_post: the argument 'paylod' is not supported; "
       f"did you mean 'payload'? {TAKES}; it is defined as `handle_post(self, paylod)`"]),
     ("H-04 constructor", realtime(), {"handler.py": HANDLER + "    def __init__(self, config, *, db=None): ...\n"},
-     ["3:33: iris.handler.path: handler.py:4: Handler.__init__: the argument 'db' is not supported. It may take: self, "
+     ["3:33: iris.handler.path: handler.py:4:35: Handler.__init__: the argument 'db' is not supported. It may take: self, "
       "config, model_client, metrics_client; it is defined as `__init__(self, config, *, db=None)`"]),
     ("H-05", realtime(MODELS), {"handler.py": HANDLER},
-     ["3:33: iris.handler.path: handler.py:1: Handler: the method '__init__' is missing; "
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method '__init__' is missing; "
       "define `def __init__(self, config, model_client)`",
-      "3:33: iris.handler.path: handler.py:1: Handler: the method 'load_model' is missing; "
+      "3:33: iris.handler.path: handler.py:1:7: Handler: the method 'load_model' is missing; "
       "define `def load_model(self, model_path)`"]),
     ("H-05 arguments", realtime(MODELS), {"handler.py": HANDLER + "    def __init__(self, config): ...\n"
       "    async def load_model(self, model_path): ...\n    def warm_up(self): ...\n"},
-     ["3:33: iris.handler.path: handler.py:4: Handler.__init__: the argument 'model_client' is missing; "
+     ["3:33: iris.handler.path: handler.py:4:9: Handler.__init__: the argument 'model_client' is missing; "
       "it is defined as `__init__(self, config)` because the API has 'multi_model_reloading'",
-      "3:33: iris.handler.path: handler.py:5: Handler.load_model: must not be `async`",
-      "3:33: iris.handler.path: handler.py:6: Handler.warm_up: the argument 'model' is missing; "
+      "3:33: iris.handler.path: handler.py:5:5: Handler.load_model: must not be `async`",
+      "3:33: iris.handler.path: handler.py:6:9: Handler.warm_up: the argument 'model' is missing; "
       "it is defined as `warm_up(self)`"]),
     ("H-04 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n",
      {"task.py": "class Task:\n    def __call__(self, cfg): ...\n"},
-     ["3:22: t.definition.path: task.py:2: Task.__call__: the argument 'cfg' is not supported; did you "
+     ["3:22: t.definition.path: task.py:2:24: Task.__call__: the argument 'cfg' is not supported; did you "
       "mean 'config'? It may take: self, config; it is defined as `__call__(self, cfg)`"]),
     ("K-13", realtime(", python_path: ./src"), {"handler.py": HANDLER, "source__a.py": ""},
      ["3:58: iris.handler.python_path: the folder './src' does not exist or was excluded from the project"]),
@@ -1203,29 +1203,29 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
       "are relative to its root"]),
     ("H-07", realtime(GRPC), {"handler.py": HANDLER.replace("handle_post", "predict"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
-     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'Predict' is missing, which the service in the "
+     ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'Predict' is missing, which the service in the "
       "protobuf file declares; did you mean 'Predict' by 'predict'?"]),
     ("H-07 arguments", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("context", "contxt"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
-     ["3:33: iris.handler.path: handler.py:2: Handler.Predict: the argument 'contxt' is not supported; did you mean "
+     ["3:33: iris.handler.path: handler.py:2:32: Handler.Predict: the argument 'contxt' is not supported; did you mean "
       "'context'? It may take: self, payload, context; it is defined as `Predict(self, payload, contxt)`"]),
     ("H-08", realtime(BATCHING), {"handler.py": "\n" + HANDLER.replace("handle_post", "handle_get")},
-     ["3:33: iris.handler.path: handler.py:2: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+     ["3:33: iris.handler.path: handler.py:2:7: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
       "needs; define `def handle_post(self, payload, query_params, headers)`"]),
     ("H-08 typo", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
-     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+     ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
       "needs; did you mean 'handle_post' by 'handle_pots'?"]),
     ("H-08 generator", realtime(BATCHING), {"handler.py": HANDLER.replace("return payload", "for each in payload: yield each")},
-     ["3:33: iris.handler.path: handler.py:3: Handler.handle_post: must not `yield`, because the API has "
+     ["3:33: iris.handler.path: handler.py:3:30: Handler.handle_post: must not `yield`, because the API has "
       "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
     ("H-08 async generator", realtime(BATCHING),
      {"handler.py": "class Handler:\n    async def handle_post(self, payload):\n        x = 1\n        yield x; yield 2\n"},
-     ["3:33: iris.handler.path: handler.py:4: Handler.handle_post: must not `yield`, because the API has "
+     ["3:33: iris.handler.path: handler.py:4:9: Handler.handle_post: must not `yield`, because the API has "
       "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
     ("H-08 and H-04", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post(self, payload)", "handle_put(self, x)")},
-     ["3:33: iris.handler.path: handler.py:1: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method 'handle_post' is missing, which 'server_side_batching' "
       "needs; define `def handle_post(self, payload, query_params, headers)`",
-      f"3:33: iris.handler.path: handler.py:2: Handler.handle_put: the argument 'x' is not supported. {TAKES}; "
+      f"3:33: iris.handler.path: handler.py:2:26: Handler.handle_put: the argument 'x' is not supported. {TAKES}; "
       "it is defined as `handle_put(self, x)`"]),
     ("H-08 tensorflow", tensorflow("path: s3://a", ", threads_per_process: 8, server_side_batching: {max_batch_size: 8, "
      "batch_interval: 1s}"), {"handler.py": HANDLER.replace("handle_post", "handle_get")}, []),
@@ -1274,6 +1274,29 @@ def test_problems_of_proto_files_are_shown_where_they_are() -> None:
                 "   3 | import 'nix.proto';\n     | ^^^^^^",
             ),
         )
+    )
+
+
+def test_problems_of_a_handler_are_shown_where_they_are() -> None:
+    source = "class Handler:\n    def __init__(self, confg): ...\n\n    def handle_post(self, body):\n        return 1\n"
+    with pytest.raises(InvalidConfig) as caught:
+        load(realtime(), project=Project(**{"handler.py": source}))
+    assert caught.value.message == (
+        f"""cortex.yaml:3:33: iris.handler.path: handler.py:2:24: Handler.__init__: the argument 'confg' is not \
+supported; did you mean 'config'? It may take: self, config, model_client, metrics_client; it is defined as \
+`__init__(self, confg)`
+   3 |   handler: {{type: python, path: handler.py}}
+     |                                 ^^^^^^^^^^
+   2 |     def __init__(self, confg): ...
+     |                        ^^^^^
+
+cortex.yaml:3:33: iris.handler.path: handler.py:4:27: Handler.handle_post: the argument 'body' is not supported. \
+{TAKES}; it is defined as `handle_post(self, body)`
+   3 |   handler: {{type: python, path: handler.py}}
+     |                                 ^^^^^^^^^^
+   4 |     def handle_post(self, body):
+     |                           ^^^^
+"""
     )
 
 

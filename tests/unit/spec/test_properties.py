@@ -92,7 +92,7 @@ def check_problems(invalid: InvalidConfig) -> None:
     for problem in invalid.problems:
         assert 1 <= problem.column <= max(1, len(problem.source))
         assert 1 <= problem.width <= max(1, len(problem.source) - problem.column + 1)
-        head, source, carets = problem.render().split("\n")
+        head, source, carets, *_ = problem.render().split("\n")
         assert head.startswith(f"cortex.yaml:{problem.line}:{problem.column}: ")
         assert len(carets) <= max(len(source), 8)
         assert not any(name in head for name in ("cortex_core", "msgspec", "jsonschema", "<class", "Error("))
