@@ -57,7 +57,6 @@ def route(served: Served, replicas: Iterable[Replica]) -> Route:
             )
         ),
         max_concurrency=limit * max(1, len(chosen)),
-        at_a_time=1 if handler is None or is_grpc(spec) else handler.threads_per_process,
         protocol="grpc" if is_grpc(spec) else "http",
         timeout=None
         if handler is None or handler.request_timeout is None

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,6 +26,8 @@ ANSWERED = DEADLINE + 0.75
 
 REPLACED = 6.0
 """Seconds from the hanging request to full capacity: deadline, patience, stacks, and the start of a worker."""
+
+CONNECTIONS = 8
 
 HANDLER = """
 import asyncio
@@ -161,6 +164,10 @@ def test_a_hung_worker_is_replaced(served: Installation, way: str) -> None:
 @pytest.mark.parametrize("api", ["lone", "stuck"])
 def test_requests_right_after_a_hang_are_answered(served: Installation, api: str, way: str) -> None:
     before = ready_workers(served, api)
+    with ThreadPoolExecutor(
+        CONNECTIONS
+    ) as clients:  # leaves so many open between the gateway and the process
+        list(clients.map(lambda n: ask(served, api, {"n": n}), range(CONNECTIONS)))
     assert ask(served, api, {"hang": way})[0].status == 504
     asked_until = time.monotonic() + 2 * DEADLINE
     while time.monotonic() < asked_until:

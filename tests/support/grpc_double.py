@@ -7,8 +7,7 @@ Its service is `speech.Recognizer`; messages are plain bytes. The client's metad
     Sum       many → one     the sum of the messages' sizes
     Chat      many → many    each message comes back
 
-Every answer begins with the double's version and a space; `Seen` answers how many calls arrived, `Checked` how many
-times health was asked for.
+Every answer begins with the double's version and a space; `Seen` answers how many calls arrived.
 SIGTERM ends it as a replica ends: no new calls, those in flight are finished.
 """
 
@@ -125,7 +124,7 @@ def _path(method: str, service: str = SERVICE) -> str:
 class _Service:
     def __init__(self, version: str) -> None:
         self.prefix = f"{version} ".encode()
-        self.calls = self.checks = 0
+        self.calls = 0
         self._lock = threading.Lock()
 
     def echo(self, message: bytes, context: grpc.ServicerContext) -> bytes:
@@ -153,13 +152,8 @@ class _Service:
     def seen(self, _: bytes, context: grpc.ServicerContext) -> bytes:
         return str(self.calls).encode()
 
-    def checked(self, _: bytes, context: grpc.ServicerContext) -> bytes:
-        return str(self.checks).encode()
-
     def health(self, _: bytes, context: grpc.ServicerContext) -> bytes:
         """Not the real service: it says who answers."""
-        with self._lock:
-            self.checks += 1
         return self.prefix.strip()
 
     def _begin(self, context: grpc.ServicerContext) -> dict[str, str]:
@@ -176,7 +170,6 @@ class _Service:
                 "Sum": grpc.stream_unary_rpc_method_handler(self.sum),
                 "Chat": grpc.stream_stream_rpc_method_handler(self.chat),
                 "Seen": grpc.unary_unary_rpc_method_handler(self.seen),
-                "Checked": grpc.unary_unary_rpc_method_handler(self.checked),
             },
         )
 

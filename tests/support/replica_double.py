@@ -3,8 +3,7 @@
 It answers every request with JSON: `n` of a JSON body, its `version`, the method, the target and the
 headers. The query says how: `?seconds=0.5` waits first, `?alone=0.5` works on one request at a time for so long (and
 `waited` is how long it waited for others), `?status=418` is the status, `?bytes=1000000` the answer's size.
-`GET /seen` (asked for directly, never through a gateway) answers how many other requests arrived; `/info`, which the
-gateway asks for by itself, is none.
+`GET /seen` (asked for directly, never through a gateway) answers how many other requests arrived.
 
 SIGTERM ends it the way a replica ends: no new connections, requests in flight are finished, then it exits.
 """
@@ -106,8 +105,6 @@ class _Server:
         query = {name: values[-1] for name, values in parse_qs(urlsplit(target).query).items()}
         if target == "/seen":
             content = json.dumps({"seen": self.requests})
-        elif target == "/info":
-            content = "{}"
         else:
             self.requests += 1
             await asyncio.sleep(float(query.get("seconds", 0)))

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import envoy
@@ -24,12 +24,13 @@ import psutil
 from cortex_core.home import Home
 from cortex_core.operator_api import NetworkStats
 from cortex_operator import processes
-from cortex_operator.gateway import envoy_config, warming
+from cortex_operator.gateway import envoy_config
 from cortex_operator.gateway.admin import Admin, AdminUnreachable
 from cortex_operator.gateway.envoy_document import Document
 from cortex_operator.gateway.limits import STALL_TIMEOUT
 from cortex_operator.gateway.protocol import GatewayFailed, Route, Upstream
 from cortex_operator.gateway.relay import Relay
+from cortex_operator.gateway.roll_call import call_roll
 from cortex_operator.gateway.standby import Standby
 from cortex_operator.gateway.traffic import TrafficLog
 
@@ -64,8 +65,8 @@ class EnvoyGateway:
     Args:
         home: whose gateway; its port is `home.gateway_port`.
         address: to listen on. Anything but loopback lets others in.
-        threads: Envoy's; a quarter of the machine's cores. Each knows best about its own connections, so the fewer
-            there are, the better the choice of a replica; one answers some 20,000 requests a second.
+        threads: Envoy's; a quarter of the machine's cores. Two may choose the same replica at the same moment, so the
+            fewer there are, the better the choice; one answers some 20,000 requests a second.
         stall_timeout: seconds for which a client may take nothing of what there is for it.
         log_limit: bytes beyond which Envoy's log is put aside, replacing what was put aside before.
     """
@@ -95,7 +96,6 @@ class EnvoyGateway:
         )
         self._traffic = TrafficLog()
         self._applying = asyncio.Lock()
-        self._routes: tuple[Route, ...] = ()
         self._process: processes.Process | None = None
         self._guard: asyncio.Task[None] | None = None
         self._trouble = ""
@@ -129,7 +129,7 @@ class EnvoyGateway:
         await processes.sweep(self._home.root, MARKER)
         self._process = None
         self._forget_configuration()
-        for name in (envoy_config.ADMIN_SOCKET, envoy_config.RELAYS_SOCKET, envoy_config.WARMING_SOCKET):
+        for name in (envoy_config.ADMIN_SOCKET, envoy_config.RELAYS_SOCKET, envoy_config.ROLL_CALL_SOCKET):
             (self._folder / name).unlink(missing_ok=True)
 
     async def apply(self, routes: Sequence[Route]) -> None:
@@ -146,9 +146,6 @@ class EnvoyGateway:
                 reason = self._trouble or self._logged_since(logged) or str(error) or late
                 raise GatewayFailed(f"Envoy did not take the routes: {reason}") from error
             self._traffic.keep({route.api for route in routes})
-            changed = [route for route in routes if route not in self._routes]
-            self._routes = tuple(routes)
-            await self._warm(changed)
 
     async def in_flight(self) -> Mapping[str, Mapping[Upstream, int]]:
         """See `Gateway.in_flight`.
@@ -253,13 +250,9 @@ class EnvoyGateway:
     async def _watch(self, process: processes.Process) -> int | None:
         """Wait for its death; meanwhile keep its log small and remember what it counted."""
         death = asyncio.create_task(processes.ended(process))
-        warm_at = _now()
         try:
             while not death.done():
                 self._bound_log()
-                if self._routes and _now() >= warm_at:
-                    await self._warm(self._routes)
-                    warm_at = _now() + warming.INTERVAL
                 try:
                     await self.stats()
                 except Exception:  # whatever is wrong with a count, Envoy must stay watched
@@ -284,6 +277,7 @@ class EnvoyGateway:
             await self._served(rejected)
         self._write(envoy_config.CLUSTERS, wanted)
         await self._served(rejected)
+        await self._heard_by_all()
         self._remove_endpoints_but({route.api for route in routes})
 
     async def _served(self, rejected: int) -> None:
@@ -311,13 +305,12 @@ class EnvoyGateway:
         except AdminUnreachable:
             return 0
 
-    async def _warm(self, routes: Iterable[Route]) -> None:
-        """Have connections to those that have nothing to do; the others have theirs, and would not answer soon."""
-        with contextlib.suppress(AdminUnreachable):
-            busy = await self._admin.requests()
-            wanted = warming.places(routes)
-            idle = [each for each in wanted if not busy.get(each.api, {}).get(each.upstream)]
-            await warming.warm(self._folder, envoy_config.WARMING_SOCKET, idle, threads=self._threads)
+    async def _heard_by_all(self) -> None:
+        """Wait until none of Envoy's threads acts on what it had been told before."""
+        while True:
+            with contextlib.suppress(OSError, EOFError):
+                return await call_roll(self._folder, envoy_config.ROLL_CALL_SOCKET, threads=self._threads)
+            await asyncio.sleep(POLL)
 
     def _versions(self) -> dict[str, str]:
         """The versions of all documents, by the name under which Envoy reports the one it serves."""

@@ -3,7 +3,7 @@
 Envoy reads four kinds of documents from one folder, its working directory:
 
     bootstrap.json              the process: admin socket, limits, the listener and how it treats HTTP, and the
-                                same once more for what is relayed; the socket of `warming`
+                                same once more for what is relayed; the socket of `roll_call`
     routes.json                 RDS: which path goes to which cluster; the listener itself never changes,
                                 so no connection is ever closed by a deploy
     clusters.json               CDS: one cluster an API, its circuit breaker
@@ -43,7 +43,6 @@ from cortex_operator.gateway.limits import (
     UPSTREAM_IDLE_TIMEOUT,
 )
 from cortex_operator.gateway.protocol import Route
-from cortex_operator.gateway.warming import CLUSTER_HEADER, NOTHING, UPSTREAM_HEADER
 
 ADMIN_SOCKET = "admin.sock"
 BOOTSTRAP = "bootstrap.json"
@@ -51,7 +50,7 @@ ROUTES = "routes.json"
 CLUSTERS = "clusters.json"
 ENDPOINTS = "endpoints"
 RELAYS_SOCKET = "relays.sock"
-WARMING_SOCKET = "warming.sock"
+ROLL_CALL_SOCKET = "roll-call.sock"
 LISTENER = "gateway"
 """Name of the listener and of its statistics."""
 
@@ -63,6 +62,9 @@ UNLIMITED = 1_000_000
 _RUNTIME = {
     # What follows a chunk must be its end; without this, Envoy skips to the next line.
     "envoy.reloadable_features.strict_chunk_parsing": True,
+    # A request counts for a process while it waits for a connection. Without this, of several that come at once two go to
+    # one process while another one has nothing to do.
+    "envoy.reloadable_features.least_request_lb_count_pending_requests": True,
     # No request is dealt with in the turn of the loop in which it was read. Without this, Envoy makes answers of its own
     # before it sends any, and hangs up when a third one would follow two unsent ones, a limit that cannot be set.
     "http.max_requests_per_io_cycle": 0,
@@ -86,7 +88,7 @@ def bootstrap(*, address: str, port: int, version: str, threads: int, stall_time
         },
         "admin": {"address": {"pipe": {"path": ADMIN_SOCKET, "mode": 0o600}}},
         "dynamic_resources": {"cds_config": _file(CLUSTERS)},
-        "static_resources": {"listeners": [_listener(address, port, stall_timeout), _relays(), _warming()]},
+        "static_resources": {"listeners": [_listener(address, port, stall_timeout), _relays(), _roll_call()]},
         "overload_manager": _overload_manager(),
         "layered_runtime": {"layers": [{"name": "strict", "static_layer": _RUNTIME}]},
         "stats_flush_interval": "1s",
@@ -214,29 +216,16 @@ def _relays() -> Document:
     }
 
 
-def _warming() -> Document:
-    """For `warming`. Each of Envoy's threads gets as many connections as any other."""
-    routes = [
-        {"match": {"path": NOTHING}, "direct_response": {"status": 200}},
-        {"match": {"prefix": "/"}, "route": {"cluster_header": CLUSTER_HEADER}},
-    ]
-    manager = extension(
-        _HTTP_CONNECTION_MANAGER,
-        _HTTP_CONNECTION_MANAGER_PROTO,
-        stat_prefix="warming",
-        route_config={"virtual_hosts": [{"name": "warming", "domains": ["*"], "routes": routes}]},
-        http_filters=[_router(dynamic_stats=False)],  # these requests are none of the API's
-    )
+def _roll_call() -> Document:
+    """For `roll_call`. Each of Envoy's threads gets as many connections as any other, however many clients there are."""
+    echo = extension("envoy.filters.network.echo", "extensions.filters.network.echo.v3.Echo")
     return {
-        "name": "warming",
-        "address": {"pipe": {"path": WARMING_SOCKET, "mode": 0o600}},
+        "name": "roll-call",
+        "address": {"pipe": {"path": ROLL_CALL_SOCKET, "mode": 0o600}},
         "connection_balance_config": {"exact_balance": {}},
-        "filter_chains": [{"filters": [manager]}],
+        "ignore_global_conn_limit": True,
+        "filter_chains": [{"filters": [echo]}],
     }
-
-
-_HTTP_CONNECTION_MANAGER = "envoy.filters.network.http_connection_manager"
-_HTTP_CONNECTION_MANAGER_PROTO = "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
 def _http_connection_manager(*, request_timeout: int = BODY_TIMEOUT, **connection: int) -> Document:
@@ -248,8 +237,8 @@ def _http_connection_manager(*, request_timeout: int = BODY_TIMEOUT, **connectio
         connection: further options of the connection.
     """
     return extension(
-        _HTTP_CONNECTION_MANAGER,
-        _HTTP_CONNECTION_MANAGER_PROTO,
+        "envoy.filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=LISTENER,
         rds={"route_config_name": LISTENER, "config_source": _file(ROUTES)},
         http_filters=[_buffer(), _grpc_stats(), _router()],
@@ -307,17 +296,16 @@ def _grpc_stats() -> Document:
     )
 
 
-def _router(**options: bool) -> Document:
+def _router() -> Document:
     return extension(
         "envoy.filters.http.router",
         "extensions.filters.http.router.v3.Router",
         suppress_envoy_headers=True,
-        **options,
     )
 
 
 def _mutate_headers() -> Document:
-    """Replace an invalid request id; let nobody choose a replica."""
+    """Replace an invalid request id."""
     given = "request.headers['x-request-id']"
     valid = f"size({given}) <= {REQUEST_ID_LENGTH} && {given}.matches('{REQUEST_ID}')"
     # What cannot be there is absent, and COALESCE goes on to a new id.
@@ -326,10 +314,7 @@ def _mutate_headers() -> Document:
     return extension(
         "envoy.http.early_header_mutation.header_mutation",
         "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-        mutations=[
-            {"append": header("x-request-id", f"%COALESCE({first})%")},
-            {"remove": UPSTREAM_HEADER},
-        ],
+        mutations=[{"append": header("x-request-id", f"%COALESCE({first})%")}],
     )
 
 
@@ -384,25 +369,11 @@ def _cluster(route: Route) -> Document:
         "connect_timeout": seconds(CONNECT_TIMEOUT),
         "per_connection_buffer_limit_bytes": REPLICA_BUFFER,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "load_balancing_policy": _policy(_chosen_else(_policy(_least_requests()))),
+        "load_balancing_policy": {"policies": [{"typed_extension_config": _least_requests()}]},
         "circuit_breakers": {"thresholds": [_limits(route.max_concurrency)]},
         "outlier_detection": _step_around_unreachable(),
         "typed_extension_protocol_options": _protocol(route),
     }
-
-
-def _policy(extension: Document) -> Document:
-    return {"policies": [{"typed_extension_config": extension}]}
-
-
-def _chosen_else(policy: Document) -> Document:
-    """For `warming`, which says which upstream it means."""
-    return extension(
-        "envoy.load_balancing_policies.override_host",
-        "extensions.load_balancing_policies.override_host.v3.OverrideHost",
-        override_host_sources=[{"header": UPSTREAM_HEADER}],
-        fallback_policy=policy,
-    )
 
 
 def _least_requests() -> Document:
@@ -443,6 +414,12 @@ def _step_around_unreachable() -> Document:
     }
 
 
+def _idle_timeout(route: Route) -> float:
+    """By when a call may be thought to hang, no connection to its process is left that was idle when it began: what
+    comes over one would be lost with the process, who has to connect is turned away."""
+    return UPSTREAM_IDLE_TIMEOUT if route.timeout is None else min(UPSTREAM_IDLE_TIMEOUT, route.timeout / 2)
+
+
 def _protocol(route: Route) -> Document:
     name = "extensions.upstreams.http.v3.HttpProtocolOptions"
     spoken = (
@@ -452,6 +429,6 @@ def _protocol(route: Route) -> Document:
         f"envoy.{name}": {
             "@type": TYPE + name,
             "explicit_http_config": spoken,
-            "common_http_protocol_options": {"idle_timeout": seconds(UPSTREAM_IDLE_TIMEOUT)},
+            "common_http_protocol_options": {"idle_timeout": seconds(_idle_timeout(route))},
         }
     }

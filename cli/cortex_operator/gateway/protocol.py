@@ -38,7 +38,6 @@ class Route:
             stays in: what cannot be connected to is tried elsewhere, and again for about 4 s.
         max_concurrency: requests in flight beyond which the gateway answers 503 with Retry-After,
             over all replicas together.
-        at_a_time: requests that each upstream works on at a time; the gateway has so many connections ready.
         protocol: what the replicas speak.
         timeout: seconds that a request may take, or a call of a gRPC API with all its messages. None: for HTTP
             `cortex_core.runtime.REQUEST_TIMEOUT`, for gRPC as long as the client wants.
@@ -48,7 +47,6 @@ class Route:
     endpoint: str
     upstreams: tuple[Upstream, ...]
     max_concurrency: int
-    at_a_time: int = 1
     protocol: Literal["http", "grpc"] = "http"
     timeout: float | None = None
 

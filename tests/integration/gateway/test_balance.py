@@ -62,20 +62,17 @@ def processes(site: Any, replica: Callable[[str], ReplicaDouble]) -> list[Replic
 def test_no_request_waits_while_a_process_has_nothing_to_do(
     site: Any, processes: list[ReplicaDouble], bursts: int, each: int
 ) -> None:
-    """From the very first request on."""
-    site.serve(*map(at, processes))
+    """From the very first request on, for which there is no connection yet."""
     clients = Clients(site, PROCESSES)
     for _ in range(bursts):
+        site.serve()
+        site.serve(*map(at, processes))
         clients.send(each=each, target=f"/iris?alone={WORK}")
 
     assert set(clients.statuses) == {200}
     late = [waited for waited in clients.waited if waited > WORK / 5]
     assert len(clients.waited) >= 48
     assert late == []
-    counted = site.run(site.gateway.stats())["iris"]
-    assert (counted.code_2xx, counted.total) == (len(clients.waited), len(clients.waited)), (
-        "only clients' count"
-    )
 
 
 @pytest.mark.parametrize("allowed", [1, 3])
@@ -104,16 +101,3 @@ def test_a_process_that_is_down_costs_neither_requests_nor_seconds(
 
     assert set(clients.statuses) == {200}
     assert max(clients.waited) < 0.1
-
-
-def test_a_client_cannot_choose_a_process(site: Any, processes: list[ReplicaDouble]) -> None:
-    site.serve(*map(at, processes))
-    connection = http.client.HTTPConnection("127.0.0.1", site.home.gateway_port, timeout=20)
-    answered = []
-    for _ in range(20):
-        connection.request("GET", "/iris", headers={"x-cortex-upstream": f"127.0.0.1:{processes[0].port}"})
-        answered.append(json.loads(connection.getresponse().read()))
-    connection.close()
-
-    assert len({answer["version"] for answer in answered}) > 1
-    assert not any("x-cortex-upstream" in answer["headers"] for answer in answered)

@@ -108,9 +108,7 @@ def routed(site: Any, folder: Path, handler: bytes, *, processes: int, threads: 
     try:
         replica = site.run(start())
         upstreams = tuple(Upstream(host=str(replica.host), port=port) for port in replica.ports)
-        route = Route(
-            api="iris", endpoint="/iris", upstreams=upstreams, max_concurrency=1024, at_a_time=threads
-        )
+        route = Route(api="iris", endpoint="/iris", upstreams=upstreams, max_concurrency=1024)
         site.run(site.gateway.apply([route]))
         yield Replicated(site, backend, replica)
     finally:
