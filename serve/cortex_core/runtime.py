@@ -53,6 +53,9 @@ GRPC_REQUIREMENTS = (
 )
 """What it needs in addition for a handler with a .proto file."""
 
+NOT_BEGUN = "x-cortex-not-begun"
+"""Metadata of a gRPC call that is ended with UNAVAILABLE and of which nothing was done: the gateway sends it again."""
+
 REQUEST_TIMEOUT = 3600.0
 """Seconds a request may take where the API does not say (`handler.request_timeout`)."""
 

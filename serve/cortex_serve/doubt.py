@@ -2,8 +2,8 @@
 
 Who sent a request to a worker that turns out to hang loses it with that worker: nobody else knows whether it was begun.
 But the client of the call that hangs is answered at the limit by the gateway, and asks again at once. So from just
-before the limit, new connections are turned away, and tried again, elsewhere or once another worker is here; connections
-that are there already are not affected. That a worker does hang, and what then, is decided from outside (`overdue.py`).
+before the limit, new connections are turned away, over gRPC new calls, and tried again, elsewhere or once another worker is
+here; what has begun goes on. That a worker does hang, and what then, is decided from outside (`overdue.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Doubt:
         limit: seconds that a call of the handler may take.
         cancels: whether a call that takes longer is cancelled.
         oldest_call: for how many seconds the longest call that runs now has run; None when none runs.
-        turn_away: has new connections ignored.
+        turn_away: has newcomers turned away.
         let_in: has them accepted again.
     """
 

@@ -158,7 +158,19 @@ def _rpc(
         lambda: serving.create_application(release, loaded, log=log, models=models), settings, models
     )
 
+    def turn_away(turned: bool) -> None:
+        served.turns_away = turned
+
     def run() -> None:
+        supervisor.doubts(
+            Doubt(
+                serving.limit_of(release),
+                cancels=serving.cancels(loaded),
+                oldest_call=served.stats.oldest_call,
+                turn_away=partial(turn_away, True),
+                let_in=partial(turn_away, False),
+            )
+        )
         serving.run(
             served,
             host=settings.host,

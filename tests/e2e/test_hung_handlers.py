@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+import grpc
 import pytest
 from support.installation import Installation, wait_for
 from support.load import Load
@@ -63,6 +64,22 @@ class Handler:
             HANGS[payload["hang"]]()
         return {"n": payload["n"], "version": "1"}
 """
+PROTO = """
+syntax = "proto3";
+package spoken;
+service Workers { rpc Ask (Text) returns (Text); }
+message Text { string text = 1; }
+"""
+SPOKEN = """
+class Handler:
+    def __init__(self, config, proto_module_pb2):
+        pass
+
+    def Ask(self, payload, context):
+        while payload.text == "hang":
+            pass
+        return payload
+"""
 ASYNC = """
 import asyncio
 
@@ -86,6 +103,8 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
     project = tmp_path_factory.mktemp("project")
     (project / "handler.py").write_text(HANDLER)
     (project / "waiting.py").write_text(ASYNC)
+    (project / "spoken.py").write_text(SPOKEN)
+    (project / "spoken.proto").write_text(PROTO)
     (project / "cortex.yaml").write_text(f"""\
 - name: stuck
   kind: RealtimeAPI
@@ -99,6 +118,13 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
   handler:
     type: python
     path: handler.py
+    request_timeout: {LONE_DEADLINE:.0f}s
+- name: spoken
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: spoken.py
+    protobuf_path: spoken.proto
     request_timeout: {LONE_DEADLINE:.0f}s
 - name: waiting
   kind: RealtimeAPI
@@ -178,6 +204,19 @@ def test_requests_right_after_a_hang_are_answered(served: Installation, api: str
         within=REPLACED,
         what="the worker is replaced",
     )
+
+
+def test_rpcs_right_after_a_hang_are_answered(served: Installation) -> None:
+    before = ready_workers(served, "spoken")
+    with grpc.insecure_channel(served.gateway_url.removeprefix("http://")) as channel:
+        ask = channel.unary_unary("/spoken.Workers/Ask")
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(b"\x0a\x04hang", timeout=20)
+        assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        asked_until = time.monotonic() + 2 * DEADLINE
+        while time.monotonic() < asked_until:
+            assert ask(b"\x0a\x04well", timeout=20) == b"\x0a\x04well"
+    assert ready_workers(served, "spoken") != before
 
 
 def test_a_coroutine_is_cancelled_and_its_worker_stays(served: Installation) -> None:

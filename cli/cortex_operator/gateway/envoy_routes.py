@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cortex_core.runtime import REQUEST_TIMEOUT
+from cortex_core.runtime import NOT_BEGUN, REQUEST_TIMEOUT
 from cortex_operator.gateway.envoy_answers import METADATA, TIMEOUT
 from cortex_operator.gateway.envoy_document import TYPE, Document, extension, header, seconds
 from cortex_operator.gateway.limits import (
@@ -132,7 +132,7 @@ def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
             "timeout": "0s",
             "idle_timeout": "0s",
             "max_stream_duration": {"max_stream_duration": longest, "grpc_timeout_header_max": longest},
-            "retry_policy": _retry_policy(),
+            "retry_policy": _retry_policy(retry_refused=True),
         },
         "request_headers_to_remove": [REQUEST_START],
         "request_body_buffer_limit": RETRIED_MESSAGE,
@@ -143,10 +143,16 @@ def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
 # --- both ---------------------------------------------------------------------------------------------------
 
 
-def _retry_policy() -> Document:
-    """Only what no replica has seen a byte of is sent again, elsewhere if there is an elsewhere."""
+def _retry_policy(*, retry_refused: bool = False) -> Document:
+    """Only what no replica has seen a byte of is sent again, elsewhere if there is an elsewhere.
+
+    Args:
+        retry_refused: also what a replica says that it has not begun.
+    """
     return {
-        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "retry_on": "connect-failure,refused-stream,reset-before-request"
+        + (",retriable-headers" if retry_refused else ""),
+        "retriable_headers": [{"name": NOT_BEGUN, "present_match": True}] if retry_refused else [],
         "num_retries": RETRIES,
         "retry_back_off": {
             "base_interval": seconds(RETRY_BACKOFF),

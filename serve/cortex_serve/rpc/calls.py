@@ -21,6 +21,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
+from cortex_core.runtime import NOT_BEGUN
 from cortex_serve import signatures, tracebacks
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
 from cortex_serve.rpc.deadlines import Deadlines
@@ -40,6 +41,7 @@ _ROUNDED = 0.01
 _UNDERWAY = 0.1
 """Seconds that the request, with the deadline, may have taken longer to the server than that the client has left."""
 _AGAIN = ("grpc-retry-pushback-ms", "1000")
+_ELSEWHERE = (NOT_BEGUN, "1")
 
 
 class WrongAnswer(Exception):  # named after what is wrong
@@ -127,6 +129,7 @@ class Calls:
         timeout: seconds that any RPC may take; None: as long as it likes.
         unary_timeout: the same for those whose answer is one message.
         max_in_flight: RPCs that may be answered or wait for a thread at once.
+        turns_away: whether RPCs that come now had better go elsewhere.
 
     Attributes:
         latest: `perf_counter` at which the latest RPC came.
@@ -145,6 +148,7 @@ class Calls:
         timeout: float | None,
         unary_timeout: float,
         max_in_flight: int,
+        turns_away: Callable[[], bool],
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.wakeups = Wakeups(self.loop)
@@ -162,6 +166,7 @@ class Calls:
         self.deadlines = Deadlines(self.loop, self.timeout, _Call.stop_late)
         self._limits_streams = timeout is not None
         self._max_in_flight = max_in_flight
+        self._turns_away = turns_away
         self.loop.call_later(_STILL_THERE, self._say_still_there)
 
     def handlers(self) -> Any:
@@ -178,6 +183,8 @@ class Calls:
 
         async def answer(messages: Any, real: Any) -> bytes | None:
             call = _Call(self, method, path, real, is_limited=is_limited)
+            if self._turns_away():
+                await call.refuse("a call of this process may hang; try again", _ELSEWHERE)
             if self.counters.in_flight > self._max_in_flight:
                 await call.refuse(f"{self._max_in_flight} requests are being answered already; try again")
             return await call.answer(messages)
@@ -239,10 +246,10 @@ class _Call:
             self._use = calls.begin()
             current.set(self._use)
 
-    async def refuse(self, why: str) -> None:
+    async def refuse(self, why: str, *also: tuple[str, str]) -> None:
         """UNAVAILABLE, which clients and proxies take as "nothing was done, try again", and when to."""
         try:
-            await self._end_with(grpc.StatusCode.UNAVAILABLE, why, _AGAIN)
+            await self._end_with(grpc.StatusCode.UNAVAILABLE, why, _AGAIN, *also)
         finally:
             self._finish()
 

@@ -33,7 +33,7 @@ import grpc.aio
 from cortex_core.errors import CortexError
 from cortex_core.release import Release
 from cortex_core.runtime import REQUEST_TIMEOUT, SHUTDOWN_GRACE
-from cortex_core.spec.types import RealtimeAPI, requests_per_process
+from cortex_core.spec.types import RealtimeAPI, request_timeout_of, requests_per_process
 from cortex_serve import compat, handler, signatures
 from cortex_serve.handler import HandlerFailed
 from cortex_serve.request_ids import RequestIds
@@ -92,6 +92,7 @@ class RpcApplication:
 
     Attributes:
         stats: what was answered so far.
+        turns_away: RPCs that come now had better go elsewhere; set by any thread.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class RpcApplication:
         self.stats = Stats()
         self.log = log
         self.max_in_flight = max_in_flight
+        self.turns_away = False
         self._methods = {rpc.name: Method(rpc, getattr(instance, rpc.name)) for rpc in service.rpcs}
         self._threads = threads
         self._timeout = timeout
@@ -129,6 +131,7 @@ class RpcApplication:
             timeout=self._timeout,
             unary_timeout=REQUEST_TIMEOUT,
             max_in_flight=self.max_in_flight,
+            turns_away=lambda: self.turns_away,
         )
 
     def close(self) -> None:
@@ -164,6 +167,16 @@ def load_handler(release: Release, project_dir: Path, *, log: Log) -> LoadedRpc:
     return LoadedRpc(cls=cls, service=service, module=module)
 
 
+def cancels(loaded: LoadedRpc) -> bool:
+    """Whether methods are coroutines, which are cancelled when an RPC has taken too long."""
+    return any(waits(getattr(loaded.cls, rpc.name)) for rpc in loaded.service.rpcs)
+
+
+def limit_of(release: Release) -> float:
+    """Seconds that an RPC may take."""
+    return request_timeout_of(_spec_of(release).handler)
+
+
 def create_application(
     release: Release, loaded: LoadedRpc, *, log: Log, models: ModelTable | None = None
 ) -> RpcApplication:
@@ -182,7 +195,7 @@ def create_application(
     available = handler.offered(spec.handler, models, proto_module_pb2=loaded.module)
     bind = None if models is None else models.bind
     threads = HandlerThreads(spec.handler.threads_per_process)
-    if any(waits(getattr(loaded.cls, rpc.name)) for rpc in loaded.service.rpcs):
+    if cancels(loaded):
         instance = handler.construct(loaded.cls, available, bind)
     else:
         instance = threads.result(handler.construct, loaded.cls, available, bind)
