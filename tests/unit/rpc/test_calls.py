@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
+from cortex_core.runtime import NOT_BEGUN
 from cortex_serve.request_ids import RequestIds
 from cortex_serve.rpc.calls import Calls, Method
 from cortex_serve.rpc.service import Rpc, Service
@@ -115,6 +116,7 @@ class Site:
     def __init__(self, handler: object, *, max_in_flight: int = 10, timeout: float | None = None) -> None:
         self.log = FakeLog()
         self.stats = Stats()
+        self.turns_away = False
         self.threads = HandlerThreads(1)
         service = Service(name="tested.Service", rpcs=RPCS)
         methods = {
@@ -133,6 +135,7 @@ class Site:
             timeout=timeout,
             unary_timeout=20,
             max_in_flight=max_in_flight,
+            turns_away=lambda: self.turns_away,
         )
         self._handlers = self.calls.handlers()
 
@@ -237,6 +240,7 @@ def test_more_than_may_wait_are_refused_and_whoever_left_counts_until_the_method
         assert context.status is not None
         assert context.status[0] is grpc.StatusCode.UNAVAILABLE
         assert context.trailing["grpc-retry-pushback-ms"] == "1000"
+        assert NOT_BEGUN not in context.trailing, "the gateway would send it again, whose limits it exceeds"
         gate.set()
         while site.stats.snapshot().in_flight:
             await asyncio.sleep(0)
@@ -244,6 +248,21 @@ def test_more_than_may_wait_are_refused_and_whoever_left_counts_until_the_method
         assert [status for _, status in site.log.accesses] == [503, 499, 200]
 
     run(test, Slow(), max_in_flight=1)
+
+
+def test_who_comes_while_a_call_may_hang_is_sent_elsewhere() -> None:
+    async def test(site: Site) -> None:
+        site.turns_away = True
+        message_, context = await site.call("First", message(""))
+        assert message_ is None
+        assert context.status is not None
+        assert context.status[0] is grpc.StatusCode.UNAVAILABLE
+        assert context.trailing[NOT_BEGUN] == "1"
+        site.turns_away = False
+        assert (await site.call("Third", message("x")))[0] == "third x"
+        assert [status for _, status in site.log.accesses] == [503, 200]
+
+    run(test, Handler())
 
 
 def test_whose_deadline_has_passed_is_not_called() -> None:
