@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
 from cortex_core.spec.types import ServerSideBatching
 from cortex_operator.gateway.limits import UPSTREAM_IDLE_TIMEOUT
 from support.installation import Installation
+from support.projects import deployed
 from support.raw_http import Address, Answer, Connection, Cut, Ended, Nonsense, chunked, head, whole
 from support.replicas import start_replica
 from support.resources import MIB, Resources
@@ -596,28 +596,17 @@ def _alone(way: Way, folder: Path, record: Path) -> Iterator[Target]:
 
 @contextmanager
 def _behind_gateway(way: Way, folder: Path, record: Path) -> Iterator[Target]:
-    project = folder / "project"
-    project.mkdir()
-    (project / "handler.py").write_text(HANDLER + METHODS[way.method])
     batching = "    server_side_batching: {max_batch_size: 8, batch_interval: 2ms}\n" if way.batching else ""
-    (project / "cortex.yaml").write_text(f"""\
-- name: storm
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    processes_per_replica: {way.processes}
-    threads_per_process: {way.threads}
-    config: {{record: "{record}"}}
-{batching}""")
-    cortex = Installation(folder)
-    try:
-        cortex.run("deploy", "--yes", cwd=project)
-        url = urlsplit(cortex.gateway_url)
-        assert url.hostname is not None
-        assert url.port is not None
+    with deployed(
+        folder,
+        HANDLER + METHODS[way.method],
+        name="storm",
+        processes=way.processes,
+        threads=way.threads,
+        more=f'    config: {{record: "{record}"}}\n{batching}',
+    ) as cortex:
         yield Target(
-            address=(url.hostname, url.port),
+            address=cortex.gateway,
             path="/storm",
             record=record,
             processes=cortex.processes(),
@@ -627,8 +616,6 @@ def _behind_gateway(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             ends_pipelines=True,
             idle=UPSTREAM_IDLE_TIMEOUT,
         )
-    finally:
-        cortex.down()
 
 
 def main() -> int:

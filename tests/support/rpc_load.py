@@ -12,7 +12,6 @@ An RPC is held to what had been answered before it was sent: answers to RPCs at 
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ from typing import Any
 
 import grpc
 
+from support.clients import Clients
 from support.rpc_project import ask, compiled
 
 MIB = 2**20
@@ -65,7 +65,7 @@ class Newest:
             self._versions[replica] = max(version, self._versions.get(replica, version))
 
 
-class RpcLoad:
+class RpcLoad(Clients[Report]):
     """`channels` clients, each with an RPC at a time, again and again.
 
     Args:
@@ -77,53 +77,22 @@ class RpcLoad:
     def __init__(
         self, target: str, *, channels: int = 4, pause: float = 0.005, timeout: float = 20, skew: int = 0
     ) -> None:
+        super().__init__(Report, channels, pause=pause, timeout=timeout)
         self._target = target
-        self._pause = pause
-        self._timeout = timeout
         self._skew = skew
         self._newest = Newest()
-        self._stop = threading.Event()
-        self._reports = [Report() for _ in range(channels)]
-        self._threads = [
-            threading.Thread(target=self._client, args=(number,), daemon=True) for number in range(channels)
-        ]
-
-    def start(self) -> None:
         compiled()
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> Report:
-        """Stop after the RPCs in flight and add up what happened."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(self._timeout + 5)
-            assert not thread.is_alive(), "a client hangs"
-        return self.so_far()
-
-    def so_far(self) -> Report:
-        total = Report()
-        for report in self._reports:
-            total.answers += report.answers
-            total.failures += report.failures
-            total.went_back += report.went_back
-            total.versions |= report.versions
-            total.releases |= report.releases
-            total.seconds += report.seconds
-        return total
 
     def _client(self, number: int) -> None:
         report = self._reports[number]
         with grpc.insecure_channel(self._target, options=OPTIONS) as channel:
             stub = compiled()[1].FormsStub(channel)
             client = _Client(stub, report, self._newest, timeout=self._timeout, skew=self._skew)
-            for count in itertools.count():
-                if self._stop.wait(self._pause):
-                    return
-                name, form = FORMS[(count + number) % len(FORMS)]
+            for request in self._requests(number):
+                name, form = FORMS[(request + number) % len(FORMS)]
                 began = time.monotonic()
                 try:
-                    client.ask(form, number * 1_000_000 + count)
+                    client.ask(form, request)
                     report.answers[name] += 1
                 except (grpc.RpcError, AssertionError) as error:
                     report.failures.append(f"{name}: {_said(error)}")
