@@ -144,6 +144,7 @@ def test_calls_by_hand_are_right(address: tuple[str, int]) -> None:
 
 
 def test_everyone_lives_on_as_large_as_before(served: Installation, address: tuple[str, int]) -> None:
+    """As far as sizes show it; that no call leaves memory behind is for `tests/integration/rpc/test_memory.py` to find."""
     print(f"seed {SEED}")
     answers(address)
     resources = Resources(served.processes())

@@ -75,7 +75,6 @@ def test_redeploys_lose_nothing(served: Target, cortex: Installation) -> None:
             )
     assert storm.verdict.problems == []
     assert storm.verdict.answered > 500
-    assert storm.verdict.refused < storm.verdict.answered / 50
 
 
 def test_a_killed_worker_takes_only_what_it_had(served: Target, cortex: Installation) -> None:

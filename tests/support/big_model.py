@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 
 from support.installation import Installation
+from support.projects import write_api
 
 MODEL_BYTES = 20 * 1024**2
 ALLOWED = MODEL_BYTES + MODEL_BYTES // 2 + 32 * 1024**2
@@ -40,18 +41,8 @@ def write_project(folder: Path, models: str, *, name: str = "big", processes: in
     Args:
         models: lines of `multi_model_reloading`, indented by six.
     """
-    (folder / "handler.py").write_text(_HANDLER)
     (folder / "requirements.txt").write_text("numpy\n")
-    (folder / "cortex.yaml").write_text(f"""\
-- name: {name}
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    processes_per_replica: {processes}
-    threads_per_process: 4
-    multi_model_reloading:
-{models}""")
+    write_api(folder, _HANDLER, name=name, processes=processes, more=f"    multi_model_reloading:\n{models}")
 
 
 def taken(cortex: Installation) -> int:

@@ -46,11 +46,15 @@ class Installation:
     Args:
         folder: an existing one for the home.
         environ: further variables of its processes.
+
+    Attributes:
+        gateway: host and port of its gateway.
     """
 
     def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
         self.home = folder / "home"
         gateway, operator = free_ports(2)
+        self.gateway = "127.0.0.1", gateway
         self.gateway_url = f"http://127.0.0.1:{gateway}"
         self.environ: Mapping[str, str] = {
             **os.environ,

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from support.clients import Clients
 
 
 @dataclass(kw_only=True)
@@ -73,7 +74,7 @@ class Report:
         return max(older) - first if first is not None and older else None
 
 
-class Load:
+class Load(Clients[Report]):
     """`connections` clients, each sending a request every `pause` seconds on its own connection.
 
     The API must answer `{"n": <the request's n>, "version": <text>}`.
@@ -91,42 +92,11 @@ class Load:
         timeout: float = 15,
         models: bool = False,
     ) -> None:
+        super().__init__(Report, connections, pause=pause, timeout=timeout)
         self._url = urlsplit(url)
-        self._pause = pause
-        self._timeout = timeout
         self._models = models
-        self._stop = threading.Event()
-        self._reports = [Report(sightings=[{}] if models else []) for _ in range(connections)]
-        self._threads = [
-            threading.Thread(target=self._client, args=(number,), daemon=True)
-            for number in range(connections)
-        ]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> Report:
-        """Stop after the requests in flight and add up what happened."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(self._timeout + 5)
-            assert not thread.is_alive(), "a load client hangs"
-        return self.so_far()
-
-    def so_far(self) -> Report:
-        total = Report()
         for report in self._reports:
-            total.answers += report.answers
-            total.failures += report.failures
-            total.failure_times += report.failure_times
-            total.starts += report.starts
-            total.seconds += report.seconds
-            total.seen |= report.seen
-            total.mixed += report.mixed
-            total.went_back += report.went_back
-            total.sightings += [dict(sightings) for sightings in report.sightings]
-        return total
+            report.sightings = [{}] if models else []
 
     def wait_for_version(self, version: int, *, within: float) -> None:
         """Until every connection had an answer of this version or a newer one, for so many seconds."""
@@ -138,10 +108,7 @@ class Load:
     def _client(self, number: int) -> None:
         report = self._reports[number]
         connection = self._connect()
-        count = 0
-        while not self._stop.wait(self._pause):
-            count += 1
-            nonce = number * 1_000_000 + count
+        for nonce in self._requests(number):
             started = time.monotonic()
             try:
                 answer, model = self._ask(connection, nonce)

@@ -13,15 +13,14 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from support import projects
 from support.installation import Installation
 from support.open_loop import OpenLoop, Outcome, share, statuses
-from support.raw_http import Address, Answer, head, whole
+from support.raw_http import Answer, head, whole
 from support.replica_admin import admin_address
 from support.resources import MIB, Resources
 
@@ -80,19 +79,7 @@ class Result:
     grown: list[str]
 
 
-@contextmanager
-def deployed(folder: Path) -> Iterator[Installation]:
-    """The API `busy`, which gets too much, and `other`, in a home below a folder that exists."""
-    project = folder / "project"
-    project.mkdir()
-    (project / "handler.py").write_text(HANDLER)
-    (project / "cortex.yaml").write_text(f"""\
-- name: busy
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    threads_per_process: {THREADS}
+APIS = f"""\
     config: {{seconds: {SERVICE}}}
   autoscaling:
     max_replica_concurrency: {LIMIT}
@@ -102,13 +89,12 @@ def deployed(folder: Path) -> Iterator[Installation]:
     type: python
     path: handler.py
     config: {{seconds: 0}}
-""")
-    cortex = Installation(folder)
-    try:
-        cortex.run("deploy", "--yes", cwd=project)
-        yield cortex
-    finally:
-        cortex.down()
+"""
+
+
+def deployed(folder: Path) -> AbstractContextManager[Installation]:
+    """The API `busy`, which gets too much, and `other`, in a home below a folder that exists."""
+    return projects.deployed(folder, HANDLER, name="busy", threads=THREADS, more=APIS)
 
 
 def overload(cortex: Installation, *, seconds: float, times: float = 5, warm_up: float = 1) -> Result:
@@ -120,9 +106,8 @@ def overload(cortex: Installation, *, seconds: float, times: float = 5, warm_up:
 async def _overload(
     cortex: Installation, seconds: float, times: float, warm_up: float, resources: Resources
 ) -> Result:
-    gateway = _address(cortex)
-    busy = OpenLoop(gateway, whole("/busy", b"payload"))
-    other = OpenLoop(gateway, whole("/other", b"payload"))
+    busy = OpenLoop(cortex.gateway, whole("/busy", b"payload"))
+    other = OpenLoop(cortex.gateway, whole("/other", b"payload"))
     readiness = OpenLoop(admin_address(cortex, "busy"), head("/readyz", {}, method="GET"), keeps=False)
     await busy.send(CAPACITY * times, warm_up)
     held = resources.now()
@@ -169,18 +154,11 @@ def _lateness(outcome: Outcome) -> float:
     return outcome.left - outcome.due
 
 
-def _address(cortex: Installation) -> Address:
-    url = urlsplit(cortex.gateway_url)
-    assert url.hostname is not None
-    assert url.port is not None
-    return url.hostname, url.port
-
-
 def attainable(cortex: Installation) -> float:
     """Requests a second that the load itself can send: to an API that answers at once, for two seconds."""
 
     async def send(rate: float) -> float:
-        loop = OpenLoop(_address(cortex), whole("/other", b"payload"))
+        loop = OpenLoop(cortex.gateway, whole("/other", b"payload"))
         await loop.send(rate, 2)
         await loop.finish()
         return share(loop.outcomes, 0.99, _lateness)

@@ -27,13 +27,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 
+from cortex_core.home import Home
 from cortex_core.spec.types import ServerSideBatching
+from cortex_operator.gateway.admin import Admin
+from cortex_operator.gateway.envoy_config import ADMIN_SOCKET
 from cortex_operator.gateway.limits import UPSTREAM_IDLE_TIMEOUT
 from support.installation import Installation
+from support.projects import deployed
 from support.raw_http import Address, Answer, Connection, Cut, Ended, Nonsense, chunked, head, whole
 from support.replicas import start_replica
 from support.resources import MIB, Resources
@@ -125,7 +128,8 @@ class Verdict:
 
     Attributes:
         lost: requests whose answer said that a replica died with them: when each was made, and when that was said.
-        refused: requests of a pipeline that was ended before them.
+        ended: connections that a gateway ended between answers to requests that came at once.
+        refused: requests on them that were not answered.
         manners: connections by what they did.
         problems: everything that must not be.
     """
@@ -134,6 +138,7 @@ class Verdict:
     lost: list[tuple[float, float]] = field(default_factory=list)
     seconds: float = 0
     answered: int = 0
+    ended: int = 0
     refused: int = 0
     manners: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -149,8 +154,8 @@ class Storm:
         record: the file in which the handler notes what it executes.
         serves_http10: whether HTTP/1.0 is served; it is refused with 426 otherwise.
         takes_chunks: whether bodies may come in chunks; they are refused with 411 otherwise.
-        ends_pipelines: whether it may end a connection between answers to requests that came at once. Envoy does when
-            two answers have not left yet, and that cannot be set.
+        floods: how many connections a gateway says it has ended because, when the next one of several requests that
+            came at once was due, two answers had not left yet. Envoy does so, and that cannot be set. None: nobody does.
         forgives: whether a gateway may answer that a replica died with the request.
         milliseconds: how long calls take; one is drawn for each request.
     """
@@ -166,7 +171,7 @@ class Storm:
         connections: int = CONNECTIONS,
         serves_http10: bool = True,
         takes_chunks: bool = True,
-        ends_pipelines: bool = False,
+        floods: Callable[[], int] | None = None,
         forgives: bool = False,
         milliseconds: Sequence[int] = (0, 0, 0, 0, 0, 0, 0, 0, 1, 5),
     ) -> None:
@@ -174,7 +179,7 @@ class Storm:
         self.path = path
         self.serves_http10 = serves_http10
         self.takes_chunks = takes_chunks
-        self.ends_pipelines = ends_pipelines
+        self.floods = floods
         self.forgives = forgives
         self.milliseconds = milliseconds
         self.fates: dict[str, Fate] = {}
@@ -196,6 +201,7 @@ class Storm:
     def raging(self) -> Iterator[None]:
         """Rage while the block runs, or longer where a number of requests was given; the verdict is there afterwards."""
         before = len(self._record.read_bytes().split())
+        floods = self.floods() if self.floods is not None else 0
         began = time.monotonic()
         thread = threading.Thread(target=lambda: asyncio.run(self._rage()))
         thread.start()
@@ -207,6 +213,10 @@ class Storm:
             self.verdict.seconds = time.monotonic() - began
             self.verdict.sent = len(self.fates)
             self._judge(before)
+            if self.floods is not None and self.verdict.ended > (said := self.floods() - floods):
+                self.verdict.problems.append(
+                    f"{self.verdict.ended} connections ended, {said} of them for answers that did not leave"
+                )
             if self.verdict.problems:
                 self.verdict.problems.insert(0, f"seed {self._seed}, {self.verdict.sent} requests")
 
@@ -328,7 +338,8 @@ class Visit:
     async def expect_in_turn(self, requests: Sequence[Request], and_then: Sequence[Request] = ()) -> bool:
         """Requests that were sent at once; returns whether all were answered.
 
-        A gateway may end the connection after the first answers. What it has not answered then, it has not taken.
+        A gateway may end the connection while two answers have not left, which still come. What it has not answered
+        then, it has not taken.
 
         Args:
             and_then: sent after them; nobody waits for their answers.
@@ -337,10 +348,11 @@ class Visit:
             try:
                 await self.expect(request)
             except Ended:
-                if not count or not self.storm.ends_pipelines:
+                if count < 2 or self.storm.floods is None:
                     raise
                 for each in (*requests[count:], *and_then):
                     self.storm.fates[each.number] = Fate.REFUSED
+                self.storm.verdict.ended += 1
                 self.storm.verdict.refused += len(requests) - count
                 return False
         return True
@@ -510,6 +522,7 @@ class Target:
     Attributes:
         processes: that must not grow.
         cortex: that deployed it; None if it runs alone.
+        floods: as `Storm` has it.
         idle: seconds after which a gateway gives up its own idle connections; 0 where there is none.
     """
 
@@ -520,7 +533,7 @@ class Target:
     cortex: Installation | None
     serves_http10: bool
     takes_chunks: bool
-    ends_pipelines: bool
+    floods: Callable[[], int] | None
     idle: float
 
     def storm(self, **options: Any) -> Storm:
@@ -531,7 +544,7 @@ class Target:
             self.record,
             serves_http10=self.serves_http10,
             takes_chunks=self.takes_chunks,
-            ends_pipelines=self.ends_pipelines,
+            floods=self.floods,
             **options,
         )
 
@@ -588,46 +601,38 @@ def _alone(way: Way, folder: Path, record: Path) -> Iterator[Target]:
             cortex=None,
             serves_http10=True,
             takes_chunks=way.method != "threads",
-            ends_pipelines=False,
+            floods=None,
             idle=0,
         )
 
 
 @contextmanager
 def _behind_gateway(way: Way, folder: Path, record: Path) -> Iterator[Target]:
-    project = folder / "project"
-    project.mkdir()
-    (project / "handler.py").write_text(HANDLER + METHODS[way.method])
     batching = "    server_side_batching: {max_batch_size: 8, batch_interval: 2ms}\n" if way.batching else ""
-    (project / "cortex.yaml").write_text(f"""\
-- name: storm
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    processes_per_replica: {way.processes}
-    threads_per_process: {way.threads}
-    config: {{record: "{record}"}}
-{batching}""")
-    cortex = Installation(folder)
-    try:
-        cortex.run("deploy", "--yes", cwd=project)
-        url = urlsplit(cortex.gateway_url)
-        assert url.hostname is not None
-        assert url.port is not None
+    with deployed(
+        folder,
+        HANDLER + METHODS[way.method],
+        name="storm",
+        processes=way.processes,
+        threads=way.threads,
+        more=f'    config: {{record: "{record}"}}\n{batching}',
+    ) as cortex:
         yield Target(
-            address=(url.hostname, url.port),
+            address=cortex.gateway,
             path="/storm",
             record=record,
             processes=cortex.processes(),
             cortex=cortex,
             serves_http10=False,
             takes_chunks=True,
-            ends_pipelines=True,
+            floods=lambda: asyncio.run(_floods(Home(root=cortex.home))),
             idle=UPSTREAM_IDLE_TIMEOUT,
         )
-    finally:
-        cortex.down()
+
+
+async def _floods(home: Home) -> int:
+    name = "http1.response_flood"
+    return int((await Admin(home.gateway, ADMIN_SOCKET).state(f"^{name}"))[name])
 
 
 def main() -> int:
@@ -654,7 +659,8 @@ def tell(served: Target, seed: int, requests: int) -> int:
     before = resources.now()
     verdict = served.storm(seed=seed, requests=requests).run()
     grown = resources.grown(before, memory=32 * MIB, threads=LAZY, within=served.idle + 15)
-    print(f"  sent {verdict.sent:,} in {verdict.seconds:.0f} s, answered {verdict.answered:,}, refused {verdict.refused}, "
+    print(f"  sent {verdict.sent:,} in {verdict.seconds:.0f} s, answered {verdict.answered:,}, "
+          f"refused {verdict.refused} on {verdict.ended} connections that were ended, "
           f"problems {len(verdict.problems)}")  # fmt: skip
     print("  " + ", ".join(f"{manner} {count}" for manner, count in verdict.manners.most_common()))
     for was, held in zip(before, resources.now(), strict=True):

@@ -3,8 +3,9 @@
     PYTHONPATH=tests python -m support.rpc_chaos --seconds 60
 
 A version is published each second, and one deploy or refresh follows the other. HTTP requests to another API of the same
-gateway go on beside it. Nothing may fail, and no client may be taken back to an older release, or to an older version but
-for the moment in which the replicas of two releases swap to the newest one, each by itself.
+gateway go on beside it. Nothing may fail, and no client may be taken back to an older release, or to an older version than
+its replica answered before; the new replicas of a deploy or refresh may be one version behind the old ones, for the moment
+in which both answer, as each swaps by itself.
 """
 
 from __future__ import annotations

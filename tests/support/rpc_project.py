@@ -44,6 +44,7 @@ message Told {
   int64 release = 5;
   bytes padding = 6;
   repeated string metadata = 7;
+  int64 replica = 8;
 }
 """
 
@@ -111,6 +112,7 @@ class Handler:
             count=count,
             version=version,
             release=self.release,
+            replica=os.getppid(),
             padding=asked.padding,
         )
 

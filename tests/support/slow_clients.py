@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from support import projects
 from support.installation import Installation
 from support.open_loop import OpenLoop, Outcome, share
 from support.raw_http import Address, head, whole
@@ -71,39 +71,18 @@ class Result:
     gateway_grown: int
 
 
-@contextmanager
-def deployed(folder: Path) -> Iterator[Installation]:
+def deployed(folder: Path) -> AbstractContextManager[Installation]:
     """The API `patient` in a home below a folder that exists."""
-    project = folder / "project"
-    project.mkdir()
-    (project / "handler.py").write_text(HANDLER)
-    (project / "cortex.yaml").write_text(f"""\
-- name: patient
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    threads_per_process: {THREADS}
-""")
-    cortex = Installation(folder)
-    try:
-        cortex.run("deploy", "--yes", cwd=project)
-        yield cortex
-    finally:
-        cortex.down()
+    return projects.deployed(folder, HANDLER, name="patient", threads=THREADS)
 
 
 def beside_slow_ones(cortex: Installation, *, clients: int, seconds: float) -> Result:
     """Normal load for so long without slow clients, then as long with them."""
-    url = urlsplit(cortex.gateway_url)
-    assert url.hostname is not None
-    assert url.port is not None
-    address = url.hostname, url.port
     gateway = next(process for process in cortex.processes() if "envoy" in process.name())
-    before = asyncio.run(_normal(address, seconds))
+    before = asyncio.run(_normal(cortex.gateway, seconds))
     held = gateway.memory_info().rss
-    with _slow_process(address, clients) as slow:
-        during = asyncio.run(_normal(address, seconds))
+    with _slow_process(cortex.gateway, clients) as slow:
+        during = asyncio.run(_normal(cortex.gateway, seconds))
         grown = gateway.memory_info().rss - held
         left = _ended(slow)
     return Result(

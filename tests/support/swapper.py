@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 from support.buckets import client
+from support.projects import write_api
 
 Fault = Literal["raises", "hangs", "dies", "eats memory", "is corrupt"]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
@@ -175,18 +176,5 @@ def write_project(
     Args:
         extra: further lines of `multi_model_reloading`.
     """
-    (folder / "handler.py").write_text(HANDLER)
-    (folder / "cortex.yaml").write_text(f"""\
-- name: {name}
-  kind: RealtimeAPI
-  handler:
-    type: python
-    path: handler.py
-    processes_per_replica: {processes}
-    threads_per_process: 4
-    multi_model_reloading:
-      path: {location}
-      load_timeout: 2s
-{extra}  compute:
-    mem: 1Gi
-""")
+    reloading = f"    multi_model_reloading:\n      path: {location}\n      load_timeout: 2s\n{extra}"
+    write_api(folder, HANDLER, name=name, processes=processes, more=f"{reloading}  compute: {{mem: 1Gi}}\n")

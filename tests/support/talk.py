@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +150,14 @@ def start(
     max_in_flight: int = 1024,
     agent: RemoteAgent | None = None,
     port: int = 0,
+    environ: Mapping[str, str] | None = None,
     **handler: Any,
 ) -> Served:
     """Serve a project of one module, with models if there is an agent for them.
 
     Args:
         port: any free one if it is 0.
+        environ: further variables of the process.
         handler: more keys of the API file's section, as `Handler` has them.
     """
     project = folder / "project"
@@ -176,7 +178,7 @@ def start(
         with log.open("wb") as stderr:
             process = subprocess.Popen(
                 [sys.executable, serve_rpc.__file__, *arguments],
-                pass_fds=inherited, stderr=stderr, cwd=folder, env={**os.environ, "PYTHONPATH": path},
+                pass_fds=inherited, stderr=stderr, cwd=folder, env={**os.environ, "PYTHONPATH": path, **(environ or {})},
             )  # fmt: skip
 
         def is_served() -> bool:

@@ -6,13 +6,25 @@ import json
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 import pytest
 from support.replicas import ECHO, NeverStarted, RunningReplica, until
 
 Start = Callable[..., RunningReplica]
+
+ENDLESS = """
+    import time
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def handle_get(self):
+            time.sleep(1000)
+"""
 
 
 def test_it_serves_and_ends_with_status_0(start: Start) -> None:
@@ -160,20 +172,8 @@ def test_sigterm_while_the_handler_is_built_ends_it_at_once(start: Start) -> Non
 
 
 def test_a_second_signal_ends_it_now(start: Start) -> None:
-    source = """
-        import time
-
-        class Handler:
-            def __init__(self, config):
-                pass
-
-            def handle_get(self):
-                time.sleep(1000)
-    """
-    replica = start(source)
-    with replica.connect() as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        until(lambda: replica.metric("cortex_in_flight_requests") == 1)
+    replica = start(ENDLESS)
+    with in_flight(replica):
         replica.signal(signal.SIGTERM)
         until(lambda: not replica.ready())
         assert json.loads(replica.admin("/readyz")[1])["reasons"] == ["the replica is shutting down"]
@@ -182,20 +182,8 @@ def test_a_second_signal_ends_it_now(start: Start) -> None:
 
 
 def test_what_is_not_finished_after_the_grace_is_killed(start: Start) -> None:
-    source = """
-        import signal, time
-
-        class Handler:
-            def __init__(self, config):
-                pass
-
-            def handle_get(self):
-                time.sleep(1000)
-    """
-    replica = start(source, options=["--grace", "0.5"])
-    with replica.connect() as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-        until(lambda: replica.metric("cortex_in_flight_requests") == 1)
+    replica = start(ENDLESS, options=["--grace", "0.5"])
+    with in_flight(replica):
         family = replica.family()
         assert replica.stop(within=3) == 0
     assert not any(each.is_running() for each in family)
@@ -258,6 +246,15 @@ def test_variables_of_spec_and_dotenv_reach_the_handler(start: Start) -> None:
         "CORTEX_PROJECT_DIR": project,
         "CORTEX_SERVING_PORT": str(replica.port),
     }
+
+
+@contextmanager
+def in_flight(replica: RunningReplica) -> Iterator[None]:
+    """A request is, for as long as the block runs and the replica lets it."""
+    with replica.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        until(lambda: replica.metric("cortex_in_flight_requests") == 1)
+        yield
 
 
 def _read_all(connection: socket.socket) -> bytes:
