@@ -54,7 +54,8 @@ GRPC_REQUIREMENTS = (
 """What it needs in addition for a handler with a .proto file."""
 
 NOT_BEGUN = "x-cortex-not-begun"
-"""Metadata of a gRPC call that is ended with UNAVAILABLE and of which nothing was done: the gateway sends it again."""
+"""Header of a 503, or metadata of a gRPC call that is ended with UNAVAILABLE: nothing was done, and the gateway sends it
+again."""
 
 REQUEST_TIMEOUT = 3600.0
 """Seconds a request may take where the API does not say (`handler.request_timeout`)."""

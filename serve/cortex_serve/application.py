@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from cortex_core.models.errors import LoadFailed, ModelError, ModelUnavailable, UnknownModel, UnknownVersion
 from cortex_core.release import Release
-from cortex_core.runtime import REQUEST_TIMEOUT
+from cortex_core.runtime import NOT_BEGUN, REQUEST_TIMEOUT
 from cortex_core.spec.types import RealtimeAPI, ServerSideBatching, request_timeout_of, requests_per_process
 from cortex_serve import asgi, compat, handler, payload, response, signatures, tracebacks, wsgi
 from cortex_serve.callbacks import Callbacks
@@ -223,6 +223,12 @@ class Application:
         message = "too many requests are being answered already; try again"
         retry_after = ("retry-after", random.choice("12"))  # noqa: S311 - spreads those who come again
         return response.error(503, "overloaded", message, request_id, retry_after)
+
+    def not_begun(self, request_id: str) -> Answer:
+        """Answer a request that was turned away while a call may hang."""
+        retry_after = ("retry-after", "1")
+        message = "a call of this process may hang; try again"
+        return response.error(503, "not_begun", message, request_id, retry_after, (NOT_BEGUN, "1"))
 
     def timed_out(self, request_id: str, after: tuple[Callable[[], Any], ...] = ()) -> Answer:
         """Answer a request that took too long.

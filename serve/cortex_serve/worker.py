@@ -124,6 +124,16 @@ def _http(
         served = build()
         started = partial(supervisor.ready, served.stats)
 
+    def close_the_door() -> None:
+        turn_away(settings.listener)
+        if served.batching is not None:
+            served.batching.batcher.turn_away()
+
+    def open_the_door() -> None:
+        let_in(settings.listener)
+        if served.batching is not None:
+            served.batching.batcher.let_in()
+
     def run() -> None:
         _listen(settings.listener)
         supervisor.doubts(
@@ -131,8 +141,8 @@ def _http(
                 application.limit_of(release),
                 cancels=application.cancels(cls),
                 oldest_call=lambda: served.stats.oldest_call(),
-                turn_away=partial(turn_away, settings.listener),
-                let_in=partial(let_in, settings.listener),
+                turn_away=close_the_door,
+                let_in=open_the_door,
             )
         )
         server.run(

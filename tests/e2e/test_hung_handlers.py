@@ -64,6 +64,16 @@ class Handler:
             HANGS[payload["hang"]]()
         return {"n": payload["n"], "version": "1"}
 """
+BATCHED = """
+class Handler:
+    def __init__(self, config):
+        pass
+
+    def handle_post(self, payload):
+        while any("hang" in each for each in payload):
+            pass
+        return payload
+"""
 PROTO = """
 syntax = "proto3";
 package spoken;
@@ -103,6 +113,7 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
     project = tmp_path_factory.mktemp("project")
     (project / "handler.py").write_text(HANDLER)
     (project / "waiting.py").write_text(ASYNC)
+    (project / "batched.py").write_text(BATCHED)
     (project / "spoken.py").write_text(SPOKEN)
     (project / "spoken.proto").write_text(PROTO)
     (project / "cortex.yaml").write_text(f"""\
@@ -119,6 +130,14 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
     type: python
     path: handler.py
     request_timeout: {LONE_DEADLINE:.0f}s
+- name: batched
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: batched.py
+    request_timeout: {LONE_DEADLINE:.0f}s
+    server_side_batching:
+      max_batch_size: 4
 - name: spoken
   kind: RealtimeAPI
   handler:
@@ -204,6 +223,21 @@ def test_requests_right_after_a_hang_are_answered(served: Installation, api: str
         within=REPLACED,
         what="the worker is replaced",
     )
+
+
+def test_requests_that_wait_behind_a_batch_that_hangs_are_answered(served: Installation) -> None:
+    """Those that came while it ran, too: they wait for a batch, where one can see that they have not begun."""
+    before = ready_workers(served, "batched")
+    with ThreadPoolExecutor(1 + CONNECTIONS) as clients:
+        hanging = clients.submit(ask, served, "batched", {"hang": True})
+        time.sleep(LONE_DEADLINE / 2)
+        waiting = [clients.submit(ask, served, "batched", {"n": n}) for n in range(CONNECTIONS)]
+    assert hanging.result()[0].status == 504
+    answers = [each.result()[0] for each in waiting]
+    assert [(answer.status, json.loads(answer.body)) for answer in answers] == [
+        (200, {"n": n}) for n in range(CONNECTIONS)
+    ]
+    assert ready_workers(served, "batched") != before
 
 
 def test_rpcs_right_after_a_hang_are_answered(served: Installation) -> None:

@@ -19,7 +19,7 @@ import json
 import socket
 from collections.abc import Iterable, Sequence
 
-from cortex_core.runtime import REQUEST_TIMEOUT
+from cortex_core.runtime import NOT_BEGUN, REQUEST_TIMEOUT
 from cortex_operator.gateway.envoy_answers import local_replies
 from cortex_operator.gateway.envoy_document import TYPE, Document, extension, header, seconds
 from cortex_operator.gateway.envoy_routes import BUFFER_FILTER, entries
@@ -103,6 +103,7 @@ def routes(apis: Iterable[Route]) -> Document:
                 "@type": TYPE + "config.route.v3.RouteConfiguration",
                 "name": LISTENER,
                 "request_headers_to_remove": ["x-envoy-external-address"],
+                "response_headers_to_remove": [NOT_BEGUN],
                 "virtual_hosts": [{"name": LISTENER, "domains": ["*"], "routes": entries(list(apis))}],
             }
         ]

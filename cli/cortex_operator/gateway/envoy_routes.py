@@ -132,7 +132,7 @@ def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
             "timeout": "0s",
             "idle_timeout": "0s",
             "max_stream_duration": {"max_stream_duration": longest, "grpc_timeout_header_max": longest},
-            "retry_policy": _retry_policy(retry_refused=True),
+            "retry_policy": _retry_policy(),
         },
         "request_headers_to_remove": [REQUEST_START],
         "request_body_buffer_limit": RETRIED_MESSAGE,
@@ -143,16 +143,12 @@ def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
 # --- both ---------------------------------------------------------------------------------------------------
 
 
-def _retry_policy(*, retry_refused: bool = False) -> Document:
-    """Only what no replica has seen a byte of is sent again, elsewhere if there is an elsewhere.
-
-    Args:
-        retry_refused: also what a replica says that it has not begun.
-    """
+def _retry_policy() -> Document:
+    """Only what no replica has seen a byte of, or what one says that it has not begun, is sent again, elsewhere if there
+    is an elsewhere."""
     return {
-        "retry_on": "connect-failure,refused-stream,reset-before-request"
-        + (",retriable-headers" if retry_refused else ""),
-        "retriable_headers": [{"name": NOT_BEGUN, "present_match": True}] if retry_refused else [],
+        "retry_on": "connect-failure,refused-stream,reset-before-request,retriable-headers",
+        "retriable_headers": [{"name": NOT_BEGUN, "present_match": True}],
         "num_retries": RETRIES,
         "retry_back_off": {
             "base_interval": seconds(RETRY_BACKOFF),

@@ -32,6 +32,9 @@ class Request(Protocol):
     def expire(self) -> None:
         """Answer that it took too long."""
 
+    def send_elsewhere(self) -> None:
+        """Answer that it was not begun, and had better be sent elsewhere."""
+
 
 R = TypeVar("R", bound=Request)
 
@@ -56,6 +59,9 @@ class Batcher(Generic[R]):
         limit: requests that may be unanswered at a time.
         timeout: seconds until a request is answered in any case.
         clock: monotonic seconds.
+
+    Attributes:
+        turns_away: the batch that runs may hang, so no request is taken in.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Batcher(Generic[R]):
         self._limit = limit
         self._timeout = timeout
         self._clock = clock
+        self.turns_away = False
         self._counter = Counter()
         self._lock = threading.Lock()  # who may look at the queue, and at what follows
         self._unanswered: OrderedDict[R, float] = OrderedDict()  # with their deadlines, the earliest first
@@ -97,12 +104,12 @@ class Batcher(Generic[R]):
             age: seconds of its time that are gone already.
 
         Returns:
-            False if it is one too many, or would not be answered in time; it is the caller's then.
+            False if it is one too many, or would not be answered in time, or is turned away; it is the caller's then.
         """
         now = self._clock()
         with self._lock:
             busy = None if self._free_at is None else max(self._free_at - now, 0.0)
-            if len(self._unanswered) >= self._limit or not self._queue.in_time(busy):
+            if self.turns_away or len(self._unanswered) >= self._limit or not self._queue.in_time(busy):
                 return False
             sleeps = not self._unanswered or (busy is None and not self._queue)
             self._unanswered[request] = now + self._timeout - age
@@ -121,6 +128,16 @@ class Batcher(Generic[R]):
         with self._lock:
             self._queue.drop(request)
             return self._unanswered.pop(request, None) is not None
+
+    def turn_away(self) -> None:
+        """Take no more requests in, and send those elsewhere that wait; until `let_in`."""
+        with self._lock:
+            self.turns_away = True
+            waited = self._queue.empty()
+        self._replies.put([(request, request.send_elsewhere) for request in waited])
+
+    def let_in(self) -> None:
+        self.turns_away = False
 
     def counts(self) -> BatchCounts:
         with self._lock:

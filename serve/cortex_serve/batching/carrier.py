@@ -224,6 +224,8 @@ class BatchedRequest:
             self.expire()
         elif self._carrier.batcher.put(self, age=age):
             self._exchange.listen(self._hear)
+        elif self._carrier.batcher.turns_away:
+            self.send_elsewhere()
         else:
             self.refuse()
 
@@ -256,6 +258,10 @@ class BatchedRequest:
     def expire(self) -> None:
         """Answer that it took too long."""
         self._send(self._application.timed_out(self.request_id))
+
+    def send_elsewhere(self) -> None:
+        """Answer that it was not begun, which the gateway keeps from the client and tries elsewhere."""
+        self._send(self._application.not_begun(self.request_id))
 
     def _fail(self, error: BaseException) -> None:
         self._send(self._application.failed(error, self.request_id))

@@ -75,6 +75,12 @@ class Queue(Generic[T]):
         """Take out a request that was given up; False if it does not wait (any more)."""
         return self._arrived.pop(request, None) is not None
 
+    def empty(self) -> list[T]:
+        """Take out all that wait."""
+        waited = list(self._arrived)
+        self._arrived.clear()
+        return waited
+
     def learn(self, size: int, seconds: float) -> None:
         """Note how long a batch took."""
         if self._target is not None:

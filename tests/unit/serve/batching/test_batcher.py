@@ -34,6 +34,9 @@ class Caller:
     def expire(self) -> None:
         self.reply("expired")
 
+    def send_elsewhere(self) -> None:
+        self.reply("sent elsewhere")
+
     def wait(self) -> object:
         assert self.answered.wait(WITHIN), "nobody answered"
         return self.answers[0]
@@ -278,3 +281,21 @@ def test_everyone_gets_one_answer_and_it_is_theirs(policy: Policy) -> None:
 @contextmanager
 def no_one() -> Iterator[None]:
     yield
+
+
+def test_while_the_batch_that_runs_may_hang_those_that_wait_go_elsewhere(desk: Callable[..., Desk]) -> None:
+    made = desk(Policy(max_batch_size=2))
+    running = made.put(2)
+    waiting = made.put(3, first=2)
+    made.meanwhile = made.batcher.turn_away
+    made.steps.run()
+    assert [caller.wait() for caller in waiting] == ["sent elsewhere"] * 3
+    assert not made.batcher.put(Caller())
+    assert made.batcher.counts().waiting == 0
+    assert [caller.wait() for caller in running] == [0, 1]  # it did not hang
+    made.batcher.let_in()
+    made.meanwhile = lambda: None
+    [later] = made.put(1, first=9)
+    made.steps.run()
+    assert later.wait() == 9
+    assert made.batches == [running, [later]]
