@@ -19,6 +19,7 @@ import httpx
 import pytest
 from support.replicas import RunningReplica, start_replica, until
 
+from cortex_core.runtime import NOT_BEGUN
 from cortex_core.spec.types import Models, ServerSideBatching
 
 MILLISECOND = 1_000_000
@@ -429,16 +430,17 @@ def test_too_many_are_refused_at_once(serve: Start, threads: ThreadPoolExecutor)
     assert [answer.result(WITHIN).status_code for answer in (first, *waiting)] == [200] * 4
 
 
-def test_requests_past_their_time(serve: Start) -> None:
-    """They are answered, and leave the queue; their handler's worker is replaced by the supervisor."""
+def test_a_batch_past_its_time_and_those_that_wait_behind_it(serve: Start) -> None:
+    """It is answered, they are sent elsewhere, and the worker is replaced by the supervisor."""
     api = serve(request_timeout=1000 * MILLISECOND)
     started = time.monotonic()
     first = api.hold()
     waits = api.soon("waits")
 
-    late = waits.result(WITHIN)
+    away = waits.result(WITHIN)
+    assert (away.status_code, away.json()["code"], away.headers[NOT_BEGUN]) == (503, "not_begun", "1")
+    late = first.result(WITHIN)
     assert (late.status_code, late.json()["code"]) == (504, "timeout")
-    assert first.result(WITHIN).status_code == 504
     assert time.monotonic() - started < 6
     until(lambda: [line for line in api.replica.log() if "it is started again" in line["message"]])
     api.let_go()
