@@ -1,6 +1,7 @@
 """What the supervisor and a worker say to each other, over a socket pair that keeps messages apart.
 
-supervisor → worker   `Collect`; with models: `Follow` for each new snapshot, `Here` for each `Want`;
+supervisor → worker   `Collect`; `HangUp` before it is aborted; with models: `Follow` for each new snapshot,
+                      `Here` for each `Want`;
                       and the end of the stream: it is gone, end at once
 worker → supervisor   `Loaded` once if it waits for a first request to build its handler,
                       `Ready` once, then `Report` twice a second and whenever it is asked;
@@ -148,6 +149,10 @@ class Collect(Struct, tag=True):
     """Report now."""
 
 
+class HangUp(Struct, tag=True):
+    """Close all connections that can be closed: it is thought to hang, and ended in a moment."""
+
+
 class Follow(Struct, tag=True):
     """A newer snapshot was published."""
 
@@ -170,7 +175,7 @@ class Here(Struct, tag=True):
 Message = Loaded | Ready | Report | ModelLoading | ModelLoaded | ModelFailed | ModelDropped | Want
 """From a worker."""
 
-Order = Collect | Follow | Here
+Order = Collect | HangUp | Follow | Here
 """To a worker."""
 
 _decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)

@@ -9,14 +9,38 @@ here; what has begun goes on. That a worker does hang, and what then, is decided
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from contextlib import suppress
 
 EARLY = 0.25
 """Seconds before the limit of a call at which it is doubted: its client may be told sooner than we count."""
 CANCELLED_WITHIN = 0.1
-"""Seconds after the limit at which a coroutine is doubted; at the limit it is cancelled."""
+"""Seconds after the limit at which a coroutine is doubted in any case; at the limit it is cancelled."""
 AGAIN = 0.02
-"""Seconds after which a doubted call is looked at again; it may have ended."""
+"""Seconds after which a long call is looked at again; it may have ended."""
+
+
+class Pulse:
+    """Whether an event loop goes on. Coroutines that take long are no reason for doubt while it does.
+
+    Args:
+        call_soon: has the loop call a function, from any thread.
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._asked = False
+
+    def is_missing(self) -> bool:
+        """Whether the loop has not answered since this was asked last, if it was; asks again."""
+        missing = self._asked
+        if not missing:
+            self._asked = True
+            with suppress(RuntimeError):  # it has ended
+                self._call_soon(self._answer)
+        return missing
+
+    def _answer(self) -> None:
+        self._asked = False
 
 
 class Doubt:
@@ -24,7 +48,7 @@ class Doubt:
 
     Args:
         limit: seconds that a call of the handler may take.
-        cancels: whether a call that takes longer is cancelled.
+        pulse: of the loop that coroutines run on, which are cancelled when they take longer; None if calls have threads.
         oldest_call: for how many seconds the longest call that runs now has run; None when none runs.
         turn_away: has newcomers turned away.
         let_in: has them accepted again.
@@ -34,12 +58,13 @@ class Doubt:
         self,
         limit: float,
         *,
-        cancels: bool,
+        pulse: Pulse | None,
         oldest_call: Callable[[], float | None],
         turn_away: Callable[[], None],
         let_in: Callable[[], None],
     ) -> None:
-        self._bearable = limit + CANCELLED_WITHIN if cancels else limit - EARLY
+        self._limit = limit
+        self._pulse = pulse
         self._oldest_call = oldest_call
         self._turn_away = turn_away
         self._let_in = let_in
@@ -49,14 +74,17 @@ class Doubt:
         """Turn away or let in, if that has changed.
 
         Returns:
-            Seconds after which to look again. Of a call that begins meanwhile too little is known then only if
-            that is longer than a call may take.
+            Seconds after which to look again; no call that begins meanwhile is long by then.
         """
-        oldest = self._oldest_call()
-        doubted = oldest is not None and oldest >= self._bearable
+        oldest = self._oldest_call() or 0.0
+        left = self._limit - EARLY - oldest
+        doubted = left <= 0 and self._is_doubtful(oldest)
         if doubted != self._doubted:
             self._doubted = doubted
             (self._turn_away if doubted else self._let_in)()
-        if doubted:
-            return AGAIN
-        return inf if oldest is None else self._bearable - oldest
+        return left if left > 0 else AGAIN
+
+    def _is_doubtful(self, oldest: float) -> bool:
+        if self._pulse is None or oldest >= self._limit + CANCELLED_WITHIN:
+            return True
+        return self._pulse.is_missing()

@@ -7,7 +7,7 @@ Each worker has a port of its own, so that whoever sends requests can choose amo
     starting    the socket is bound but does not listen; the worker has it listen just before it serves. One whose
                 handler is built by its first request serves before it is ready: while others are, it is known to
                 nobody but who sends that request
-    nobody      while no worker is ready, the sockets of those that start listen, and connections wait there
+    nobody      while no worker is ready, the socket of the one that starts listens, and connections wait there
 
 Several workers can share a port instead, and a lone worker is treated like them: their sockets listen from the
 beginning and stay open here, so connections wait for workers that start again. The kernel spreads them evenly over
@@ -79,7 +79,7 @@ class Listeners:
         self._listen = listen
         self._stay = len(numbers) == 1
         self._sockets: dict[int, socket.socket] = {}
-        self._someone_is_ready = False
+        self._waited_at: int | None = None
         if listen and self._stay:
             self._listen_for_everyone()
         self.can_choose = self._choose(self._everyone)
@@ -91,31 +91,42 @@ class Listeners:
         return self._sockets.get(worker)
 
     def only(self, worker: int, *, caller: int) -> None:
-        """Give new connections to this one, until `prefer` is called.
+        """Give new connections to this one, until `prefer` or `wait_at` is called.
 
-        On a port of its own, it gets none but the caller's while others are ready, until it is.
+        On a port of its own, it gets none but the caller's until it is ready, unless those who connect wait there.
 
         Args:
             caller: port that the connection comes from.
         """
         if self._stay:
             self._choose([worker])
-        elif self._someone_is_ready:
+        elif worker != self._waited_at:
             with suppress(OSError):
                 _ignore_newcomers(self._sockets[worker], but=caller)
 
     def prefer(self, workers: Collection[int]) -> None:
-        """Give new connections to these workers, which are ready; if there are none, let them wait for others."""
-        self._someone_is_ready = bool(workers)
+        """Give new connections to these workers, which are ready."""
         if self._stay:
-            self._choose(sorted(workers) or self._everyone)
+            self._choose(sorted(workers))
             return
+        if self._waited_at in self._sockets:
+            turn_away(self._sockets[self._waited_at].fileno())
+        self._waited_at = None
         for worker in workers:
             self.heed(worker)
             self.let_go(worker)
-        if not workers:
+
+    def wait_at(self, worker: int) -> None:
+        """While no worker is ready, have new connections wait for this one, which should be the next that is. On ports of
+        their own it is always the first one that is named, for those who wait already."""
+        if self._stay:
+            self._choose([worker])
+        elif self._waited_at is None:
             with suppress(OSError):  # no descriptors, say: those are refused who would have waited
-                self._listen_for_everyone()
+                if (lent := self.lend(worker)) is not None:
+                    self.heed(worker)
+                    lent.listen(BACKLOG)
+                    self._waited_at = worker
 
     def heed(self, worker: int) -> None:
         """Let in again whom the worker on this socket turned away, or was not ready for."""
@@ -135,7 +146,6 @@ class Listeners:
     def _listen_for_everyone(self) -> None:
         for worker in self._everyone:
             if (lent := self.lend(worker)) is not None:
-                self.heed(worker)
                 lent.listen(BACKLOG)
 
     def _choose(self, workers: Sequence[int]) -> bool:

@@ -6,7 +6,7 @@ reporting at all; it began after the last report, so silence has a limit too, ex
 which may honestly take that long. Nobody is judged by silence who was not asked just before: after a pause of the
 whole machine everybody has been silent.
 
-    listening ──due──▶ ask ──overdue, or no answer──▶ abort ──1 s──▶ kill
+    listening ──due──▶ ask ──overdue, or no answer──▶ give up ──¼ s──▶ abort ──1 s──▶ kill
                         └──answered in time──▶ listening
 """
 
@@ -29,10 +29,12 @@ SILENCE_SHOWN = 30.0
 """Seconds of silence after which people are told."""
 
 ANSWER_WITHIN = 0.5
+HANG_UP_WITHIN = 0.25
+"""Seconds a worker gets to close its connections, so that its clients learn that what comes now was not begun."""
 ABORT_WITHIN = 1.0
 """Seconds a worker gets to write down the stacks of its threads."""
 
-Step: TypeAlias = Literal["ask", "warn", "abort", "kill"]
+Step: TypeAlias = Literal["ask", "warn", "give up", "abort", "kill"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class Watch:
         self._leaves = False
         self._oldest_call = 0.0
         self._overdue_at = inf
-        self._kill_at = inf
+        self._endings: list[tuple[float, Step]] = []
         self.heard(now=now, loading=False)
 
     def heard(self, *, now: float, loading: bool) -> None:
@@ -97,24 +99,21 @@ class Watch:
     def due(self) -> float:
         """When to look again; infinite when there is nothing to wait for."""
         if self.reason is not None:
-            return self._kill_at
+            return self._endings[0][0] if self._endings else inf
         return min(self._ask_at, self._silent_at, self._warn_at)
 
     def look(self, now: float) -> Step | None:
         """What to do now; each step is said once."""
         if self.reason is not None:
-            if now < self._kill_at:
-                return None
-            self._kill_at = inf
-            return "kill"
+            return self._endings.pop(0)[1] if now >= self.due else None
         limit = f"the limit is request_timeout: {self._limits.request:g}s"
         if self._oldest_call >= self._limits.request + OVERSTAY:
-            return self._abort(now, f"a call of the handler has run for {self._oldest_call:.1f} s; {limit}")
+            return self._give_up(now, f"a call of the handler has run for {self._oldest_call:.1f} s; {limit}")
         if now >= self._silent_at:
             if self._silence != self._limits.request + SILENCE:
                 limit = f"the limit is {self._silence:g} s"
             what = f"something holds the interpreter's lock for {now - self._heard_at:.1f} s"
-            return self._abort(now, f"{what}; {limit}")
+            return self._give_up(now, f"{what}; {limit}")
         if now >= self._ask_at:
             self._asked_at = now
             return "ask"
@@ -140,7 +139,8 @@ class Watch:
             return inf
         return self._asked_at + ANSWER_WITHIN
 
-    def _abort(self, now: float, reason: str) -> Step:
+    def _give_up(self, now: float, reason: str) -> Step:
         self.reason = reason
-        self._kill_at = now + ABORT_WITHIN
-        return "abort"
+        abort_at = now + HANG_UP_WITHIN
+        self._endings = [(abort_at, "abort"), (abort_at + ABORT_WITHIN, "kill")]
+        return "give up"

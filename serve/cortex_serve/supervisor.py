@@ -259,14 +259,21 @@ class Supervisor:
 
     def _start_what_is_due(self) -> None:
         for slot in self._slots:
-            if slot.start_at is not None and slot.start_at <= time.monotonic() and not self._leaving:
+            is_due = slot.start_at is not None and slot.start_at <= time.monotonic()
+            if is_due and not self._leaving and not self._one_comes_first():
                 self._start(slot)
+
+    def _one_comes_first(self) -> bool:
+        """Whether all who connect wait for the one worker that starts; no other constructor shall keep it from that."""
+        started = any(slot.worker is not None for slot in self._slots)
+        return self._was_ready and started and not any(slot.ready for slot in self._slots)
 
     # watching
 
     def _time_left(self) -> float | None:
         """Seconds until there is something to do, or None."""
-        times = [self._kill_at, *(slot.due() for slot in self._slots)]
+        one_first = self._one_comes_first()
+        times = [self._kill_at, *(slot.due() for slot in self._slots if slot.worker or not one_first)]
         first = min((at for at in times if at is not None), default=math.inf)
         return max(first - time.monotonic(), 0) if first < math.inf else None
 
@@ -346,7 +353,6 @@ class Supervisor:
         self._listeners.heed(slot.number)  # it may have hung
         if any(each.ready for each in self._slots):
             self._listeners.let_go(slot.number)
-        self._prefer_ready_workers()
         if self._models is not None:
             # nobody but the kernel kills those that do not hang, for want of memory
             killed = status == -signal.SIGKILL and not worker.hangs
@@ -363,10 +369,17 @@ class Supervisor:
             delay = slot.restarts.next(ready_for=worker.ready_for())
             slot.start_at = time.monotonic() + delay
             self._log("ERROR", f"{what}; it is started again" + (f" in {delay:g} s" if delay else ""))
+        self._prefer_ready_workers()
 
     def _prefer_ready_workers(self) -> None:
-        if not self._leaving:
-            self._listeners.prefer([slot.number for slot in self._slots if slot.ready])
+        if self._leaving:
+            return
+        ready = [slot.number for slot in self._slots if slot.ready]
+        if ready:
+            self._listeners.prefer(ready)
+        else:
+            first = min(self._slots, key=lambda slot: (slot.worker is None, slot.start_at or 0.0))
+            self._listeners.wait_at(first.number)
 
     def _replace_what_hangs(self) -> None:
         for slot in self._slots:
@@ -381,10 +394,12 @@ class Supervisor:
                     "is silent: something holds the interpreter's lock (GIL), or the machine is overloaded"
                 )
                 self._log("WARNING", f"{worker} {quiet}")
-            elif step == "abort":
+            elif step == "give up":
                 fate = "ended" if self._leaving else "replaced"
                 why = f"{worker.watch.reason}; the stacks of its threads follow"
                 self._log("ERROR", f"{worker} is {fate}: {why}")
+                worker.tell(control.HangUp())
+            elif step == "abort":
                 worker.send_signal(signal.SIGABRT)
             elif step == "kill":
                 worker.send_signal(signal.SIGKILL)

@@ -32,7 +32,7 @@ from cortex_core.spec.types import models_of, source_of
 from cortex_serve import control, snapshot, tracebacks
 from cortex_serve.cells import Cells
 from cortex_serve.control import WorkerSettings
-from cortex_serve.doubt import Doubt
+from cortex_serve.doubt import Doubt, Pulse
 from cortex_serve.environment import serves_grpc
 from cortex_serve.handler import HandlerFailed
 from cortex_serve.listeners import BACKLOG, let_in, turn_away
@@ -134,23 +134,26 @@ def _http(
         if served.batching is not None:
             served.batching.batcher.let_in()
 
-    def run() -> None:
-        _listen(settings.listener)
+    def begin() -> None:
         supervisor.doubts(
             Doubt(
                 application.limit_of(release),
-                cancels=application.cancels(cls),
+                pulse=_pulse() if application.cancels(cls) else None,
                 oldest_call=lambda: served.stats.oldest_call(),
                 turn_away=close_the_door,
                 let_in=open_the_door,
             )
         )
+        started()
+
+    def run() -> None:
+        _listen(settings.listener)
         server.run(
             served,
             listener=settings.listener,
             threads=threads,
             in_flight=lambda: served.stats.snapshot().in_flight,
-            started=started,
+            started=begin,
             leaves=partial(supervisor.doubts, None),
         )
 
@@ -171,22 +174,26 @@ def _rpc(
     def turn_away(turned: bool) -> None:
         served.turns_away = turned
 
-    def run() -> None:
+    def begin() -> None:
         supervisor.doubts(
             Doubt(
                 serving.limit_of(release),
-                cancels=serving.cancels(loaded),
+                pulse=_pulse() if serving.cancels(loaded) else None,
                 oldest_call=served.stats.oldest_call,
                 turn_away=partial(turn_away, True),
                 let_in=partial(turn_away, False),
             )
         )
+        supervisor.hang_up = served.hang_up
+        supervisor.ready(served.stats)
+
+    def run() -> None:
         serving.run(
             served,
             host=settings.host,
             port=settings.port,
             in_flight=lambda: served.stats.snapshot().in_flight,
-            started=partial(supervisor.ready, served.stats),
+            started=begin,
         )
 
     return served, run
@@ -206,6 +213,13 @@ def _built(
         models.start()
         models.wait_until_held()
     return built
+
+
+def _pulse() -> Pulse:
+    """Of the event loop that runs."""
+    import asyncio
+
+    return Pulse(asyncio.get_running_loop().call_soon_threadsafe)
 
 
 def _listen(descriptor: int) -> None:
@@ -257,7 +271,11 @@ def _turn(descriptor: int) -> Iterator[None]:
 
 
 class _Supervisor:
-    """The other end of the control socket."""
+    """The other end of the control socket.
+
+    Attributes:
+        hang_up: closes all connections that can be closed.
+    """
 
     def __init__(self, connection: socket.socket, log: Log) -> None:
         self._connection = connection
@@ -267,6 +285,7 @@ class _Supervisor:
         self._is_behind = False
         self._reported_at = 0.0
         self._doubt: Doubt | None = None
+        self.hang_up: Callable[[], object] = lambda: None
 
     def start(self, models: ModelTable | None) -> None:
         self._models = models
@@ -338,6 +357,8 @@ class _Supervisor:
     def _obey(self, order: control.Order) -> None:
         if isinstance(order, control.Collect):
             self.report()
+        elif isinstance(order, control.HangUp):
+            self.hang_up()
         elif self._models is None:
             return
         elif isinstance(order, control.Follow):

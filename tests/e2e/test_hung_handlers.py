@@ -92,6 +92,7 @@ class Handler:
 """
 ASYNC = """
 import asyncio
+import time
 
 
 class Handler:
@@ -100,6 +101,7 @@ class Handler:
 
     async def handle_post(self, payload):
         try:
+            time.sleep(payload.get("blocks", 0))
             await asyncio.sleep(payload["seconds"])
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -144,6 +146,12 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
     type: python
     path: spoken.py
     protobuf_path: spoken.proto
+    request_timeout: {LONE_DEADLINE:.0f}s
+- name: blocked
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: waiting.py
     request_timeout: {LONE_DEADLINE:.0f}s
 - name: waiting
   kind: RealtimeAPI
@@ -223,6 +231,17 @@ def test_requests_right_after_a_hang_are_answered(served: Installation, api: str
         within=REPLACED,
         what="the worker is replaced",
     )
+
+
+def test_requests_right_after_an_event_loop_is_blocked_are_answered(served: Installation) -> None:
+    before = ready_workers(served, "blocked")
+    answer, _ = ask(served, "blocked", {"n": 1, "seconds": 0, "blocks": 1000})
+    assert answer.status == 504
+    asked_until = time.monotonic() + 2 * DEADLINE
+    while time.monotonic() < asked_until:
+        answer, _ = ask(served, "blocked", {"n": 1, "seconds": 0})
+        assert (answer.status, json.loads(answer.body)["n"]) == (200, 1)
+    assert ready_workers(served, "blocked") != before
 
 
 def test_requests_that_wait_behind_a_batch_that_hangs_are_answered(served: Installation) -> None:

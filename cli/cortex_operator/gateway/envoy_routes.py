@@ -36,8 +36,9 @@ _SHARED_SERVICES = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
-_LATER = 1.0
-"""Seconds after a replica should have ended a call by itself, with a proper status, at which the gateway ends it."""
+_LATER = 0.3
+"""Seconds after a replica should have ended a call by itself, at which the gateway ends it: before a process that hangs
+is replaced, which would tell its client that the replica failed."""
 _LONGER = 60.0
 """Seconds by which a request may be silent longer than it may last: it is always the latter that ends it."""
 

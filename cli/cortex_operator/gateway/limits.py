@@ -25,7 +25,7 @@ IDLE_TIMEOUT = 300
 UPSTREAM_IDLE_TIMEOUT = 30
 """Seconds; must be shorter than the replica's, so that it is always Envoy that closes an idle connection."""
 
-CONNECT_TIMEOUT = 0.25
+CONNECT_TIMEOUT = 0.1
 """Seconds. A worker that may hang, or is not ready, has those who connect ignored, so that they soon try elsewhere."""
 
 STREAMS = 1024
@@ -40,7 +40,7 @@ PING_TIMEOUT = 20
 
 RETRIES = 36
 """With at most `RETRY_BACKOFF_MAX` between them, jittered from zero, they span about 4.5 s, and where connections are
-ignored about 13 s: a replica that is restarted within 3 s costs waiting requests time, not an error."""
+ignored about 8 s: a replica that is restarted within 3 s costs waiting requests time, not an error."""
 RETRY_BACKOFF = 0.025
 RETRY_BACKOFF_MAX = 0.25
 RETRIED_MESSAGE = 4 * 1024**2

@@ -36,6 +36,7 @@ from cortex_core.runtime import REQUEST_TIMEOUT, SHUTDOWN_GRACE
 from cortex_core.spec.types import RealtimeAPI, request_timeout_of, requests_per_process
 from cortex_serve import compat, handler, signatures
 from cortex_serve.handler import HandlerFailed
+from cortex_serve.overdue import HANG_UP_WITHIN
 from cortex_serve.request_ids import RequestIds
 from cortex_serve.rpc import modules, reflection
 from cortex_serve.rpc.calls import Calls, Method, waits
@@ -93,6 +94,7 @@ class RpcApplication:
     Attributes:
         stats: what was answered so far.
         turns_away: RPCs that come now had better go elsewhere; set by any thread.
+        hang_up: closes all connections once calls that are being refused are, while it is served; from any thread.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class RpcApplication:
         self.log = log
         self.max_in_flight = max_in_flight
         self.turns_away = False
+        self.hang_up: Callable[[], object] = lambda: None
         self._methods = {rpc.name: Method(rpc, getattr(instance, rpc.name)) for rpc in service.rpcs}
         self._threads = threads
         self._timeout = timeout
@@ -247,6 +250,8 @@ async def _serve(
     _bind(server, address)
     await server.start()
     await _check(address)
+    loop = asyncio.get_running_loop()
+    application.hang_up = lambda: asyncio.run_coroutine_threadsafe(server.stop(HANG_UP_WITHIN / 2), loop)
     started()
     await leaving.wait()
     await _linger(calls)

@@ -108,22 +108,27 @@ def test_a_constructor_is_waited_for_when_the_others_end_meanwhile(start: Start)
         assert b"".join(iter(partial(waiting.recv, 4096), b"")).startswith(b"HTTP/1.1 200")
 
 
-def test_when_all_are_dead_connections_wait(start: Start) -> None:
-    replica = start(PID_UNLESS_HELD, processes=2)
-    before = replica.worker_pids()
+def test_when_all_are_dead_connections_wait_for_the_first_one(start: Start) -> None:
+    """Only one port takes them, and only its worker is started until it is ready: they wait for no other constructor."""
+    replica = start(PID_BUILT_UNLESS_HELD, processes=2)
     (_project(replica) / "hold").touch()
-    for pid in before:
+    for pid in _pids(replica):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: [_state(replica, number) for number in (1, 2)] == ["starting", "starting"])
+    until((_project(replica) / "building").exists)
+    states = [_state(replica, number) for number in (1, 2)]
+    assert sorted(states) == ["restarting", "starting"]
+    first, second = (replica.worker_ports[states.index(state)] for state in ("starting", "restarting"))
+    with pytest.raises(ConnectionRefusedError):
+        replica.connect(port=second)
     with ExitStack() as stack:
-        waiting = [stack.enter_context(replica.connect(port=port)) for port in replica.worker_ports]
+        waiting = [stack.enter_context(replica.connect(port=first)) for _ in range(2)]
         for connection in waiting:
             connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         (_project(replica) / "hold").unlink()
         answers = [b"".join(iter(partial(each.recv, 4096), b"")) for each in waiting]
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
     until(lambda: len(replica.worker_pids()) == 2)
-    assert {int(answer.rpartition(b"\r\n")[2]) for answer in answers} == set(replica.worker_pids())
+    assert {replica.request("GET", port=port)[0] for port in replica.worker_ports} == {200}
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -7,6 +7,7 @@ import pytest
 from cortex_serve.overdue import (
     ABORT_WITHIN,
     ANSWER_WITHIN,
+    HANG_UP_WITHIN,
     OVERSTAY,
     SILENCE,
     SILENCE_LIMIT,
@@ -76,7 +77,7 @@ def test_a_call_that_overstays_ends_its_worker_within_a_second(request_timeout: 
     worker.live(late)
     began = worker.call = worker.now
     worker.live(request_timeout + 5)
-    [aborted] = worker.when("abort")
+    [aborted] = worker.when("give up")
     assert OVERSTAY <= aborted - began - request_timeout < 1
     assert worker.watch.reason is not None
     assert worker.watch.reason.startswith(f"a call of the handler has run for {aborted - began:.1f} s; ")
@@ -90,7 +91,7 @@ def test_a_call_that_ends_in_time_is_none_of_our_business() -> None:
         worker.live(2.3)
         worker.call = None
         worker.live(0.1)
-    assert not worker.when("abort")
+    assert not worker.when("give up")
 
 
 def test_calls_in_a_row_are_not_one_long_call() -> None:
@@ -98,7 +99,7 @@ def test_calls_in_a_row_are_not_one_long_call() -> None:
     for _ in range(20):
         worker.call = worker.now
         worker.live(0.9)
-    assert not worker.when("abort")
+    assert not worker.when("give up")
 
 
 @pytest.mark.parametrize("since_report", [0.0, 0.25, 0.49])
@@ -111,7 +112,7 @@ def test_what_holds_the_lock_ends_its_worker_within_a_second(
     worker.hears = False
     began = worker.now
     worker.live(request_timeout + 5)
-    [aborted] = worker.when("abort")
+    [aborted] = worker.when("give up")
     assert 0 < aborted - began - request_timeout < 1
     assert "holds the interpreter's lock" in (worker.watch.reason or "")
 
@@ -121,7 +122,7 @@ def test_a_long_limit_does_not_make_silence_longer() -> None:
     worker.hears = False
     began = worker.now
     worker.live(2 * SILENCE_LIMIT)
-    assert worker.when("abort") == [began + SILENCE_LIMIT]
+    assert worker.when("give up") == [began + SILENCE_LIMIT]
     assert (worker.watch.reason or "").endswith("; the limit is 300 s")
 
 
@@ -142,9 +143,9 @@ def test_who_loads_a_model_may_be_silent_for_as_long_as_a_load_may_take() -> Non
     worker.hears = False
     began = worker.now
     worker.live(60)
-    assert not worker.when("abort")
+    assert not worker.when("give up")
     worker.live(60)
-    assert worker.when("abort") == [began + 60 + SILENCE]
+    assert worker.when("give up") == [began + 60 + SILENCE]
 
 
 def test_a_load_that_takes_longer_than_a_request_may_excuses_no_call() -> None:
@@ -152,7 +153,7 @@ def test_a_load_that_takes_longer_than_a_request_may_excuses_no_call() -> None:
     worker.loading = True
     worker.call = worker.now
     worker.live(5)
-    assert worker.when("abort") == [1001 + OVERSTAY]
+    assert worker.when("give up") == [1001 + OVERSTAY]
 
 
 def test_who_was_told_to_end_may_be_silent_but_must_not_overstay() -> None:
@@ -163,14 +164,14 @@ def test_who_was_told_to_end_may_be_silent_but_must_not_overstay() -> None:
     worker.hears = False
     worker.call = None
     worker.live(2 * SILENCE_LIMIT)
-    assert not worker.when("abort")
+    assert not worker.when("give up")
     assert not worker.when("warn")
 
     another = Worker(request=1.0)
     another.call = another.now
     another.watch.leaves(now=another.now)
     another.live(5)
-    assert another.when("abort") == [1001 + OVERSTAY]
+    assert another.when("give up") == [1001 + OVERSTAY]
 
 
 def test_after_a_pause_of_the_machine_everybody_is_asked_first() -> None:
@@ -180,7 +181,7 @@ def test_after_a_pause_of_the_machine_everybody_is_asked_first() -> None:
     worker.look()
     assert [step for _, step in worker.steps] == ["ask"]
     worker.live(100)
-    assert not worker.when("abort")
+    assert not worker.when("give up")
 
 
 def test_after_a_pause_who_does_not_answer_has_hung() -> None:
@@ -190,13 +191,14 @@ def test_after_a_pause_who_does_not_answer_has_hung() -> None:
     asked = worker.now
     worker.look()
     worker.live(100)
-    assert worker.when("abort") == [asked + ANSWER_WITHIN]
+    assert worker.when("give up") == [asked + ANSWER_WITHIN]
 
 
 def test_who_is_not_gone_soon_is_killed_once() -> None:
     worker = Worker(request=1.0)
     worker.hears = False
     worker.live(100)
-    [aborted] = worker.when("abort")
-    assert worker.when("kill") == [aborted + ABORT_WITHIN]
+    [given_up] = worker.when("give up")
+    assert worker.when("abort") == [given_up + HANG_UP_WITHIN]
+    assert worker.when("kill") == [given_up + HANG_UP_WITHIN + ABORT_WITHIN]
     assert worker.watch.due == inf
