@@ -10,7 +10,7 @@ replica's alone: there it keeps its copies of models, also for its next start. I
 `/`; or gRPC) on a PORT for each worker, or on one that all workers share; and on the admin port `/healthz`, `/readyz`,
 `/metrics` and `/models`.
 
-- Connections to the port of a worker that is dead are refused while another worker is ready; else they wait.
+- Connections to the port of a worker that is dead are refused. While no worker is ready, they wait at the port of one.
 - It is live once `/readyz` answers 200: every worker has built its handler and a probe went through the
   request path. Until then, and after SIGTERM, `/readyz` answers 503 with JSON saying why: `{"reasons": [...]}`, the
   first in general, others in particular ("fetching model iris version 7: 1.2 of 2.0 GB").
