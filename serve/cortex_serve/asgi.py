@@ -140,8 +140,8 @@ class Carrier:
         answer = None
         try:
             answer = await making
-            if not watch.time_is_up:
-                await self._reply(answer, scope, reply)
+            await watch.on_time()
+            await self._reply(answer, scope, reply, watch)
         except asyncio.CancelledError:
             if not watch.client_gone and not watch.time_is_up:
                 raise
@@ -210,17 +210,22 @@ class Carrier:
             answer = self._application.failed(error, request_id)
         await self.run_after(answer)
 
-    async def _reply(self, answer: Answer, scope: Scope, reply: _Reply) -> None:
+    async def _reply(self, answer: Answer, scope: Scope, reply: _Reply, watch: _Watch) -> None:
         if answer.app is None:
             await reply.send(answer)
             return
+
+        async def send(message: Message) -> None:
+            await watch.on_time()
+            await reply.pass_on(message)
+
         try:
             if isinstance(answer.app, Chunks):
                 chunks = answer.app.on(self._threads, self._running)
-                await response.run(chunks, scope, never, reply.pass_on)
+                await response.run(chunks, scope, never, send)
             else:
                 with self._running():
-                    await response.run(answer.app, scope, never, reply.pass_on)
+                    await response.run(answer.app, scope, never, send)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             if not reply.started:
                 await reply.send(self._application.failed(error, reply.request_id))
@@ -319,6 +324,17 @@ class _Watch:
         self._task = asyncio.current_task()
         self._watching = asyncio.ensure_future(self._watch(receive))
         self._alarm = asyncio.get_running_loop().call_later(deadline - perf_counter(), self._end_late)
+
+    async def on_time(self) -> None:
+        """Go on only in time: while the user's code held the loop, nothing could cancel the task.
+
+        Raises:
+            CancelledError: the time is up.
+        """
+        if self.time_is_up or perf_counter() >= self._deadline:
+            self._alarm.cancel()
+            self._end_late()
+            await asyncio.sleep(0)
 
     def end(self) -> None:
         self._alarm.cancel()

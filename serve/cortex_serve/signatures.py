@@ -16,6 +16,7 @@ from cortex_core.spec.contracts import (
     VERBS,
     Contract,
     Method,
+    meant_argument,
     missing_argument,
     missing_batched,
     missing_method,
@@ -26,6 +27,7 @@ from cortex_core.spec.contracts import (
     unsupported,
     with_batching,
     with_models,
+    without_self,
 )
 
 __all__ = ["CONTRACTS", "VERBS", "check", "declared"]
@@ -144,7 +146,7 @@ def _argument_problems(cls: type, method: Method, function: Any, contract: Contr
     if not named or named[0] is not parameters[0] or named[0].name != "self":
         if parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL and not named:
             return
-        yield f"{where}: the first argument must be 'self'; it is defined as `{method.name}{signature}`"
+        yield without_self(where, method, str(signature))
         named = [each for each in named if each.name in (*method.takes, *method.may_take)]
     else:
         named = named[1:]
@@ -154,7 +156,7 @@ def _argument_problems(cls: type, method: Method, function: Any, contract: Contr
             yield unsupported(where, parameter.name, method, str(signature))
         elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             yield f"{where}: the argument {parameter.name!r} is passed by name; remove the '/' behind it"
-    present = {each.name for each in named}
+    present = {name for each in named for name in (each.name, meant_argument(each.name, method))}
     for name in method.takes:
         if name not in present:
             yield missing_argument(where, name, method, str(signature), contract)

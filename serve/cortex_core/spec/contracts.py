@@ -55,7 +55,7 @@ VERBS = ("post", "get", "put", "patch", "delete")
 
 
 def _constructor(*takes: str, may_take: tuple[str, ...] = ("metrics_client",)) -> Method:
-    return Method(name="__init__", takes=takes, may_take=may_take, required=bool(takes))
+    return Method(name="__init__", takes=takes, may_take=may_take, required=bool(takes), may_be_async=False)
 
 
 _REQUEST = ("payload", "query_params", "headers")
@@ -193,6 +193,16 @@ def missing_argument(where: str, name: str, method: Method, signature: str, cont
     return f"{where}: the argument {name!r} is missing; it is defined as `{method.name}{signature}`{because}"
 
 
+def without_self(where: str, method: Method, signature: str) -> str:
+    """What is said of a method that does not take its instance.
+
+    Args:
+        where: the method.
+        signature: what it declares.
+    """
+    return f"{where}: the first argument must be 'self'; it is defined as `{method.name}{signature}`"
+
+
 def must_not_be_async(where: str) -> str:
     """What is said of an `async` method that has to be a plain one."""
     return f"{where}: must not be `async`"
@@ -206,16 +216,22 @@ def unsupported(where: str, name: str, method: Method, signature: str) -> str:
         name: the argument.
         signature: what the method declares, e.g. "(self, paylod)".
     """
-    accepted = (*method.takes, *method.may_take)
-    words = sorted(name.split("_"))
-    close = [each for each in accepted if sorted(each.split("_")) == words]
-    close = close or difflib.get_close_matches(name, accepted, n=1, cutoff=0.65)
-    suggestion = f"; did you mean {close[0]!r}?" if close else "."
-    takes = ", ".join(("self", *accepted))
+    meant = meant_argument(name, method)
+    suggestion = f"; did you mean {meant!r}?" if meant else "."
+    takes = ", ".join(("self", *method.takes, *method.may_take))
     return (
         f"{where}: the argument {name!r} is not supported{suggestion} It may take: {takes}; "
         f"it is defined as `{method.name}{signature}`"
     )
+
+
+def meant_argument(name: str, method: Method) -> str | None:
+    """The argument, of those a method may declare, that was probably meant by one that it may not."""
+    accepted = (*method.takes, *method.may_take)
+    words = sorted(name.split("_"))
+    close = [each for each in accepted if sorted(each.split("_")) == words]
+    close = close or difflib.get_close_matches(name, accepted, n=1, cutoff=0.65)
+    return next(iter(close), None)
 
 
 def none_of(where: str, methods: tuple[Method, ...], own: Collection[str]) -> str:

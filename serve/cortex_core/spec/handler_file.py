@@ -1,4 +1,4 @@
-"""H-01 to H-05, H-07, H-08: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
+"""H-01 to H-05, H-07 to H-09: what a handler's source shows before anything starts: its syntax, class, methods, arguments.
 
 The source is parsed, never run. What a statement only does when it runs (a base class, a decorator, an import)
 is not guessed at, so a handler that works is never refused; the runtime looks at the class itself.
@@ -18,6 +18,7 @@ from cortex_core.spec.contracts import (
     VERBS,
     Contract,
     Method,
+    meant_argument,
     meant_post,
     meant_rpc,
     missing_argument,
@@ -28,6 +29,7 @@ from cortex_core.spec.contracts import (
     must_not_yield,
     none_of,
     unsupported,
+    without_self,
 )
 from cortex_core.spec.problems import Place, closest
 
@@ -151,12 +153,11 @@ def _class_problems(
         place = _instead_of(definition, meant_post(methods), file)
         yield place.told(none_of(class_name, contract.one_of, list(methods)))
     yield from _rpc_problems(module, definition, contract, rpcs, file)
+    yield from _missing_methods(module, definition, contract, file)
     by_rpc = [Method(name=rpc, may_take=contract.rpc or ()) for rpc in rpcs]
     for method in (contract.constructor, *contract.methods, *contract.one_of, *by_rpc):
-        if method.name in methods:
-            yield from _argument_problems(methods[method.name], method, file, class_name)
-    if contract.reloads_models:
-        yield from _loading_problems(module, definition, contract, file)
+        if method.name in methods and not _may_be_replaced(method.name, module):
+            yield from _method_problems(methods[method.name], method, contract, file, class_name)
 
 
 def _missing_class(module: ast.Module, file: _File, class_name: str) -> str:
@@ -209,28 +210,16 @@ def _rpc_problems(
             yield place.told(missing_rpc(definition.name, rpc, contract, methods))
 
 
-def _loading_problems(
+def _missing_methods(
     module: ast.Module, definition: ast.ClassDef, contract: Contract, file: _File
 ) -> Iterator[str]:
-    """H-05: what models need on top."""
-    methods = _methods(definition)
+    """H-05, H-09: the constructor, and methods with fixed names, are there."""
     words = _words(module)
+    bound = {name for node in _executed(definition.body) for name in _bound(node)}
     for method in (contract.constructor, *contract.methods):
-        function = methods.get(method.name)
-        if function is None:
-            if method.required and not (_DYNAMIC | {method.name}) & words:
-                place = file.at(definition, definition.name)
-                yield place.told(missing_method(definition.name, method))
-            continue
-        where = f"{definition.name}.{method.name}"
-        if isinstance(function, ast.AsyncFunctionDef) and not method.may_be_async:
-            yield file.at(function, "async").told(must_not_be_async(where))
-        declared = {each.arg for each in (*function.args.args, *function.args.kwonlyargs)}
-        for name in method.takes:
-            if name not in declared and "self" in declared:
-                signature = f"({ast.unparse(function.args)})"
-                problem = missing_argument(where, name, method, signature, contract)
-                yield file.at(function, method.name).told(problem)
+        if method.required and method.name not in bound and not (_DYNAMIC | {method.name}) & words:
+            place = file.at(definition, definition.name)
+            yield place.told(missing_method(definition.name, method))
 
 
 def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -245,18 +234,35 @@ def _methods(definition: ast.ClassDef) -> dict[str, ast.FunctionDef | ast.AsyncF
     }
 
 
-def _argument_problems(
-    function: ast.FunctionDef | ast.AsyncFunctionDef, method: Method, file: _File, class_name: str
+def _method_problems(
+    function: ast.FunctionDef | ast.AsyncFunctionDef,
+    method: Method,
+    contract: Contract,
+    file: _File,
+    class_name: str,
 ) -> Iterator[str]:
-    arguments = function.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    if not positional or positional[0].arg != "self":
-        return  # the runtime says what is wrong about it, if anything is
+    """H-04, H-05, H-09: `async` and the arguments, as the runtime looks at them."""
+    where, signature = f"{class_name}.{method.name}", f"({ast.unparse(function.args)})"
+    if isinstance(function, ast.AsyncFunctionDef) and not method.may_be_async:
+        yield file.at(function, "async").told(must_not_be_async(where))
+    positional = [*function.args.posonlyargs, *function.args.args]
+    if function.args.vararg and not positional:
+        return  # it gets the instance
+    declared = [*positional, *function.args.kwonlyargs]
     accepted = (*method.takes, *method.may_take)
-    for argument in (*positional[1:], *arguments.kwonlyargs):
-        if argument.arg not in accepted:
-            where, signature = f"{class_name}.{method.name}", f"({ast.unparse(arguments)})"
-            yield file.at(argument, argument.arg).told(unsupported(where, argument.arg, method, signature))
+    if declared and declared[0].arg == "self":
+        for argument in declared[1:]:
+            if argument.arg not in accepted:
+                unknown = unsupported(where, argument.arg, method, signature)
+                yield file.at(argument, argument.arg).told(unknown)
+    else:
+        place = file.at(declared[0], declared[0].arg) if declared else file.at(function, method.name)
+        yield place.told(without_self(where, method, signature))
+    present = {name for each in declared for name in (each.arg, meant_argument(each.arg, method))}
+    for name in method.takes:
+        if name not in present:
+            missing = missing_argument(where, name, method, signature, contract)
+            yield file.at(function, method.name).told(missing)
 
 
 def _may_have(verbs: Collection[str], module: ast.Module) -> bool:

@@ -338,7 +338,7 @@ def source_file(api: View, project: ProjectFiles) -> Iterator[Finding]:
 
 
 def handler_class(api: View, project: ProjectFiles) -> Iterator[Finding]:
-    """H-01 to H-05, H-07, H-08: the file of a handler can be parsed, and has the class that is needed."""
+    """H-01 to H-05, H-07 to H-09: the file of a handler can be parsed, and has the class that is needed."""
     for path, class_name in (("handler.path", "Handler"), ("definition.path", "Task")):
         if not api.is_sound("kind", path) or not api.has(path):
             continue

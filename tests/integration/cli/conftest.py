@@ -41,6 +41,6 @@ def project(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "cortex.yaml").write_text(HELLO.format(threshold=2))
     (folder / "handler.py").write_text(
-        "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
+        "class Handler:\n    def __init__(self, config): ...\n\n    def handle_post(self, payload):\n        return payload\n"
     )
     return folder

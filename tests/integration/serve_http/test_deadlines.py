@@ -110,6 +110,43 @@ AFTER_ASYNC = f"""{AFTER}
             return chunks(), self.after
 """
 
+BLOCKING = """
+    import logging, time
+
+    logger = logging.getLogger("cortex")
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def after(self):
+            logger.info("after")
+
+        async def handle_get(self):
+            logger.info("called")
+            time.sleep(1.2)
+            return "late", self.after
+
+        async def handle_put(self):
+            logger.info("called")
+            time.sleep(1.2)
+            raise ValueError("of the handler")
+
+        async def handle_patch(self):
+            logger.info("called")
+            async def chunks():
+                time.sleep(1.2)
+                yield "late"
+            return chunks(), self.after
+
+        async def handle_post(self, payload):
+            logger.info("called")
+            async def chunks():
+                yield "first"
+                time.sleep(1.2)
+            return chunks(), self.after
+"""
+
 CALLED = """
     import logging
 
@@ -221,6 +258,35 @@ def test_a_plain_method_that_returns_too_late_is_logged_as_504(
     began = {"x-request-start": f"{time.time() - 4.8:.3f}", "x-request-id": "late"}
     assert api.client.post("/", json=1, headers=began).status_code == 504
     assert api.wait_for_access("late") == ["POST", "/", 504]
+
+
+@pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "POST"])
+def test_a_coroutine_that_holds_the_event_loop_until_it_is_too_late_is_logged_as_504(
+    serve: Callable[..., Served], carrier: str, method: str
+) -> None:
+    """No timer can run meanwhile."""
+    api = serve(BLOCKING, carrier=carrier, request_timeout=5 * SECOND)
+    leave(api, method, age=4, at=5.05, request_id="late")
+    assert api.wait_for_access("late") == [method, "/", 504]
+    if method == "PUT":
+        api.wait_for_log("the handler raised ValueError: of the handler")
+    else:
+        api.wait_for_log("after")
+    assert len([line for line in api.log() if line.get("text") == "after"]) == (method != "PUT")
+
+
+@pytest.mark.parametrize("carrier", ["asgi", "uvicorn"])
+def test_a_coroutine_that_returns_too_late_is_answered_504(
+    serve: Callable[..., Served], carrier: str
+) -> None:
+    api = serve(BLOCKING, carrier=carrier, request_timeout=SECOND)
+    for method in ("GET", "PUT", "PATCH"):
+        assert api.client.request(method, "/", headers={"x-request-id": method}).status_code == 504
+        assert api.wait_for_access(method) == [method, "/", 504]
+    with pytest.raises(httpx.RemoteProtocolError):
+        api.client.post("/", json=1, headers={"x-request-id": "POST"})
+    assert api.wait_for_access("POST") == ["POST", "/", 504]
 
 
 AFTERWARDS = {

@@ -234,7 +234,9 @@ class Answers:
 @pytest.fixture
 def large_project(tmp_path: Path) -> Path:
     (tmp_path / "cortex.yaml").write_text(HELLO)
-    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self): ...\n")
+    (tmp_path / "handler.py").write_text(
+        "class Handler:\n    def __init__(self, config): ...\n    def handle_get(self): ...\n"
+    )
     (tmp_path / "big.bin").write_bytes(b"\0" * (11 * 1024 * 1024))
     return tmp_path
 
@@ -250,7 +252,9 @@ def test_a_large_file_is_asked_about_and_can_be_left_out(large_project: Path) ->
 
 def test_many_files_can_be_refused(tmp_path: Path) -> None:
     (tmp_path / "cortex.yaml").write_text(HELLO)
-    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self): ...\n")
+    (tmp_path / "handler.py").write_text(
+        "class Handler:\n    def __init__(self, config): ...\n    def handle_get(self): ...\n"
+    )
     for number in range(1000):
         (tmp_path / f"{number}.txt").touch()
     answers = Answers(False)

@@ -124,7 +124,9 @@ def test_wrong_duration_is_wrong_usage(streams: Streams) -> None:
 def test_a_home_that_cannot_be_used_is_no_defect(tmp_path: Path, words: tuple[str, ...]) -> None:
     streams = Streams(tmp_path)
     (tmp_path / "home").touch()
-    (tmp_path / "handler.py").write_text("class Handler:\n    def handle_get(self):\n        return 1\n")
+    (tmp_path / "handler.py").write_text(
+        "class Handler:\n    def __init__(self, config): ...\n    def handle_get(self): ...\n"
+    )
     (tmp_path / "cortex.yaml").write_text(
         "- {name: a, kind: RealtimeAPI, handler: {type: python, path: handler.py}}\n"
     )

@@ -143,8 +143,6 @@ BAD = [
         "Handler.__init__: the argument 'module_proto_pb2' is not supported; did you mean 'proto_module_pb2'? "
         "It may take: self, config, proto_module_pb2, model_client, metrics_client; "
         "it is defined as `__init__(self, config, module_proto_pb2)`",
-        "Handler.__init__: the argument 'proto_module_pb2' is missing; "
-        "it is defined as `__init__(self, config, module_proto_pb2)`",
     ]),
     # jobs
     (ASYNC, {}, handler(handle_post="self"), [

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cortex_core.spec.contracts import CONTRACTS, with_batching
+from cortex_core.spec.contracts import CONTRACTS, Contract, with_batching, with_models
 from cortex_core.spec.handler_file import LARGEST_FILE, problems
+from cortex_serve import signatures
 
-HTTP = CONTRACTS["RealtimeAPI", "python", "http"]
-GRPC = CONTRACTS["RealtimeAPI", "python", "grpc"]
+
+def without_constructor(contract: Contract) -> Contract:
+    """The same, for classes that have none."""
+    constructor = contract.constructor
+    may_take = (*constructor.takes, *constructor.may_take)
+    return replace(contract, constructor=replace(constructor, takes=(), may_take=may_take, required=False))
+
+
+HTTP = without_constructor(CONTRACTS["RealtimeAPI", "python", "http"])
+GRPC = without_constructor(CONTRACTS["RealtimeAPI", "python", "grpc"])
 BATCHING = with_batching(HTTP)
 
 WORKING = {
@@ -215,3 +225,128 @@ def test_what_is_too_much_to_parse_is_left_to_the_runtime(source: str) -> None:
 def test_a_zero_byte_is_a_problem_and_not_an_exception() -> None:
     (text,) = told("class Handler:\0\n")
     assert "null bytes" in text
+
+
+INIT = "    def __init__(self, config): ...\n"
+POST = "    def handle_post(self, payload): ...\n"
+AS_THE_RUNTIME_SAYS_IT = {
+    "a constructor without config": ("python http", f"    def __init__(self): ...\n{POST}", "2:9"),
+    "config misspelt": ("python http", f"    def __init__(self, confg): ...\n{POST}", "2:24"),
+    "config in **": ("python http", f"    def __init__(self, **kwargs): ...\n{POST}", "2:9"),
+    "no constructor": ("python http", POST, "1:7"),
+    "an async constructor": ("python http", f"    async def __init__(self, config): ...\n{POST}", "2:5"),
+    "a constructor without self": ("python http", f"    def __init__(config): ...\n{POST}", "2:18"),
+    "a constructor without anything": ("python http", f"    def __init__(): ...\n{POST}", "2:9 2:9"),
+    "a method without self": ("python http", f"{INIT}    def handle_post(payload): ...\n", "3:21"),
+    "a method without anything": ("python http", f"{INIT}    def handle_post(): ...\n", "3:9"),
+    "a method with **": ("python http", f"{INIT}    def handle_post(**kwargs): ...\n", "3:9"),
+    "an async method": ("python http", f"{INIT}    async def handle_get(headers): ...\n", "3:26"),
+    "keyword-only": ("python http", f"{INIT}    def handle_post(*, payload): ...\n", "3:24"),
+    "self misspelt": ("python http", f"{INIT}    def handle_post(slef, payload): ...\n", "3:21"),
+    "self last": ("python http", f"{INIT}    def handle_post(payload, self): ...\n", "3:21"),
+    "batching": (
+        "python batching",
+        "    def __init__(self): ...\n    def handle_post(payload): ...\n",
+        "2:9 3:21",
+    ),
+    "models": (
+        "python models",
+        "    def __init__(self, model_client): ...\n    def load_model(model_path): ...\n"
+        "    def warm_up(self): ...\n    def handle_post(self): ...\n",
+        "2:9 3:20 4:9",
+    ),
+    "tensorflow": ("tensorflow http", INIT + POST, "2:9"),
+    "rpc": (
+        "python grpc",
+        "    def __init__(self, config): ...\n    def Predict(payload): ...\n",
+        "2:9 3:17",
+    ),
+    "async API": (
+        "AsyncAPI",
+        "    def __init__(self): ...\n    def handle_async(payload): ...\n",
+        "2:9 3:22",
+    ),
+    "async API without its method": ("AsyncAPI", f"{INIT}    def handle(self, payload): ...\n", "1:7"),
+    "batch API": (
+        "BatchAPI",
+        "    def __init__(self): ...\n    def handle_batch(payload): ...\n    def on_job_complete(): ...\n",
+        "2:9 3:22 4:9",
+    ),
+    "task": ("TaskAPI", "    def __call__(self): ...\n", "2:9"),
+    "task without self": ("TaskAPI", "    def __call__(config): ...\n", "2:18"),
+    "task without its method": ("TaskAPI", "    def run(self, config): ...\n", "1:7"),
+}
+CONTRACT_OF: dict[str, Contract] = {
+    "python http": CONTRACTS["RealtimeAPI", "python", "http"],
+    "python batching": with_batching(CONTRACTS["RealtimeAPI", "python", "http"]),
+    "python models": with_models(CONTRACTS["RealtimeAPI", "python", "http"]),
+    "python grpc": CONTRACTS["RealtimeAPI", "python", "grpc"],
+    "tensorflow http": CONTRACTS["RealtimeAPI", "tensorflow", "http"],
+    "AsyncAPI": CONTRACTS["AsyncAPI", "python", None],
+    "BatchAPI": CONTRACTS["BatchAPI", "python", None],
+    "TaskAPI": CONTRACTS["TaskAPI", "python", None],
+}
+
+
+def by_runtime(source: str, contract: Contract, rpcs: tuple[str, ...] = ()) -> list[str]:
+    module: dict[str, Any] = {}
+    exec(source, module)
+    return signatures.check(module["Handler"], contract, rpcs=rpcs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "methods", "places"), AS_THE_RUNTIME_SAYS_IT.values(), ids=AS_THE_RUNTIME_SAYS_IT
+)
+def test_what_the_runtime_would_refuse_is_found_before(kind: str, methods: str, places: str) -> None:
+    source, rpcs = f"class Handler:\n{methods}", ("Predict",) if "grpc" in kind else ()
+    found = [text.partition("\n")[0] for text in told(source, CONTRACT_OF[kind], rpcs)]
+    expected = by_runtime(source, CONTRACT_OF[kind], rpcs)
+    assert sorted(text.split(": ", 1)[1] for text in found) == sorted(expected)
+    assert [text.split(":", 1)[1].split(": ", 1)[0] for text in found] == places.split()
+
+
+def test_a_method_without_self_is_shown_where_it_is() -> None:
+    assert told(f"class Handler:\n{INIT}    def handle_post(payload): ...\n", CONTRACT_OF["python http"]) == (
+        "handler.py:3:21: Handler.handle_post: the first argument must be 'self'; "
+        "it is defined as `handle_post(payload)`\n"
+        "   3 |     def handle_post(payload): ...\n     |                     ^^^^^^^",
+    )
+
+
+def test_a_constructor_without_config_is_shown_where_it_is() -> None:
+    assert told(f"class Handler:\n    def __init__(self): ...\n{POST}", CONTRACT_OF["python http"]) == (
+        "handler.py:2:9: Handler.__init__: the argument 'config' is missing; it is defined as `__init__(self)`\n"
+        "   2 |     def __init__(self): ...\n     |         ^^^^^^^^",
+    )
+
+
+SELF_WORKING = {
+    "anything": f"class Handler:\n    def __init__(*args, **kwargs): ...\n{POST}",
+    "a default": f"class Handler:\n    def __init__(self, config=None): ...\n{POST}",
+    "keyword-only": f"class Handler:\n    def __init__(self, *, config): ...\n{POST}",
+    "any arguments": f"class Handler:\n{INIT}    def handle_post(*args): ...\n",
+    "config behind more": f"class Handler:\n    def __init__(self, *args, config, **more): ...\n{POST}",
+    "a decorated method": f"class Handler:\n{INIT}    @bound\n    def handle_post(payload): ...\n",
+    "a decorated constructor": f"class Handler:\n    @configured\n    def __init__(self): ...\n{POST}",
+    "wrapped in the class": f"class Handler:\n{INIT}    def handle_post(payload): ...\n"
+    "    handle_post = bound(handle_post)\n",
+    "wrapped later": f"class Handler:\n{INIT}    def handle_post(payload): ...\n"
+    "Handler.handle_post = bound(Handler.handle_post)\n",
+    "wrapped by name": f"class Handler:\n{INIT}    def handle_post(payload): ...\n"
+    "setattr(Handler, 'handle_post', bound(Handler.handle_post))\n",
+    "a constructor of another name": f"class Handler:\n    __init__ = configured\n{POST}",
+    "a constructor given later": f"class Handler:\n{POST}Handler.__init__ = configured\n",
+    "a constructor wrapped later": f"class Handler:\n    def __init__(self): ...\n{POST}"
+    "Handler.__init__ = configured\n",
+    "an inherited constructor": f"class Base:\n{INIT}class Handler(Base):\n{POST}",
+    "a decorated class": f"@configured\nclass Handler:\n{POST}",
+    "a class of a metaclass": "class Handler(metaclass=Meta):\n    def handle_post(payload): ...\n",
+    "a class replaced later": f"class Handler:\n{POST}Handler = configured(Handler)\n",
+    "other methods": f"class Handler:\n{INIT}{POST}    def load(path): ...\n",
+    "other classes": f"class Other:\n    def __init__(): ...\n    def handle_post(x): ...\nclass Handler:\n{INIT}{POST}",
+}
+
+
+@pytest.mark.parametrize("source", SELF_WORKING.values(), ids=SELF_WORKING)
+def test_arguments_that_work_are_not_refused(source: str) -> None:
+    assert told(source, CONTRACT_OF["python http"]) == ()

@@ -1115,8 +1115,12 @@ GRPC = ", protobuf_path: iris.proto"
 MODELS = ", multi_model_reloading: {path: s3://bucket/iris}"
 BATCHING = ", server_side_batching: {max_batch_size: 8}"
 
-HANDLER = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
-RPC_HANDLER = "class Handler:\n    def Predict(self, payload, context):\n        return payload\n"
+METHODS = "class Handler:\n    def handle_post(self, payload):\n        return payload\n"
+HANDLER = METHODS + "    def __init__(self, config): ...\n"
+RPC_HANDLER = (
+    "class Handler:\n    def Predict(self, payload, context):\n        return payload\n"
+    "    def __init__(self, config, proto_module_pb2): ...\n"
+)
 TAKES = "It may take: self, payload, query_params, headers"
 VERBS = "'handle_post', 'handle_get', 'handle_put', 'handle_patch', 'handle_delete'"
 FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
@@ -1148,7 +1152,7 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      ["3:33: iris.handler.path: handler.py:1:7: there is no class named 'Handler'; did you mean 'Handler' by 'Handlr'?"]),
     ("H-02 task", "- name: t\n  kind: TaskAPI\n  definition: {path: task.py}\n", {"task.py": "def Tsk(): ...\n"},
      ["3:22: t.definition.path: task.py: there is no class named 'Task'"]),
-    ("H-03", realtime(), {"handler.py": "class Handler: ...\n"},
+    ("H-03", realtime(), {"handler.py": "class Handler:\n    def __init__(self, config): ...\n"},
      [f"3:33: iris.handler.path: handler.py:1:7: Handler: at least one of {VERBS} must be defined"]),
     ("H-03 typo", realtime(), {"handler.py": HANDLER.replace("handle_post", "handle_pots")},
      [f"3:33: iris.handler.path: handler.py:2:9: Handler: at least one of {VERBS} must be defined; "
@@ -1156,15 +1160,15 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
     ("H-04", realtime(), {"handler.py": HANDLER.replace("payload):", "paylod):")},
      ["3:33: iris.handler.path: handler.py:2:27: Handler.handle_post: the argument 'paylod' is not supported; "
       f"did you mean 'payload'? {TAKES}; it is defined as `handle_post(self, paylod)`"]),
-    ("H-04 constructor", realtime(), {"handler.py": HANDLER + "    def __init__(self, config, *, db=None): ...\n"},
+    ("H-04 constructor", realtime(), {"handler.py": METHODS + "    def __init__(self, config, *, db=None): ...\n"},
      ["3:33: iris.handler.path: handler.py:4:35: Handler.__init__: the argument 'db' is not supported. It may take: self, "
       "config, model_client, metrics_client; it is defined as `__init__(self, config, *, db=None)`"]),
-    ("H-05", realtime(MODELS), {"handler.py": HANDLER},
+    ("H-05", realtime(MODELS), {"handler.py": METHODS},
      ["3:33: iris.handler.path: handler.py:1:7: Handler: the method '__init__' is missing; "
       "define `def __init__(self, config, model_client)`",
       "3:33: iris.handler.path: handler.py:1:7: Handler: the method 'load_model' is missing; "
       "define `def load_model(self, model_path)`"]),
-    ("H-05 arguments", realtime(MODELS), {"handler.py": HANDLER + "    def __init__(self, config): ...\n"
+    ("H-05 arguments", realtime(MODELS), {"handler.py": METHODS + "    def __init__(self, config): ...\n"
       "    async def load_model(self, model_path): ...\n    def warm_up(self): ...\n"},
      ["3:33: iris.handler.path: handler.py:4:9: Handler.__init__: the argument 'model_client' is missing; "
       "it is defined as `__init__(self, config)` because the API has 'multi_model_reloading'",
@@ -1177,16 +1181,16 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
       "mean 'config'? It may take: self, config; it is defined as `__call__(self, cfg)`"]),
     ("K-13", realtime(", python_path: ./src"), {"handler.py": HANDLER, "source__a.py": ""},
      ["3:58: iris.handler.python_path: the folder './src' does not exist or was excluded from the project"]),
-    ("K-12 missing", realtime(GRPC), {"handler.py": HANDLER},
+    ("K-12 missing", realtime(GRPC), {"handler.py": RPC_HANDLER},
      ["3:60: iris.handler.protobuf_path: the file 'iris.proto' does not exist or was excluded from the project"]),
-    ("K-12 unreadable", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "unreadable"},
+    ("K-12 unreadable", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": "unreadable"},
      ["3:60: iris.handler.protobuf_path: cannot be read: Permission denied"]),
-    ("S-14 none", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; /* service A {} */"},
+    ("S-14 none", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": "package iris; /* service A {} */"},
      ["3:60: iris.handler.protobuf_path: the file must define exactly one service, found 0"]),
-    ("S-14 two", realtime(GRPC), {"handler.py": HANDLER, "iris.proto": "package iris; service A {} service B {}"},
+    ("S-14 two", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": "package iris; service A {} service B {}"},
      ["3:60: iris.handler.protobuf_path: iris.proto:1:36: the file must define exactly one service, found 2: A, B"]),
     ("S-16 missing", realtime(GRPC).replace("name: iris", "name: my-iris"),
-     {"handler.py": HANDLER, "iris.proto": "service A {}"},
+     {"handler.py": RPC_HANDLER, "iris.proto": "service A {}"},
      ["3:60: my-iris.handler.protobuf_path: the file must name its package; add 'package my_iris;'"]),
     ("S-16 other", realtime(GRPC), {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["3:60: iris.handler.protobuf_path: iris.proto:1:28: the file's package must be 'iris' (the API's name), got "
@@ -1201,7 +1205,7 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      ["3:60: iris.handler.protobuf_path: common/a.proto:2:21: missing field number",
       "3:60: iris.handler.protobuf_path: iris.proto:3:1: imports 'nix.proto', which is not in the project; imports "
       "are relative to its root"]),
-    ("H-07", realtime(GRPC), {"handler.py": HANDLER.replace("handle_post", "predict"),
+    ("H-07", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("Predict", "predict"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'Predict' is missing, which the service in the "
       "protobuf file declares; did you mean 'Predict' by 'predict'?"]),
@@ -1219,7 +1223,8 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      ["3:33: iris.handler.path: handler.py:3:30: Handler.handle_post: must not `yield`, because the API has "
       "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
     ("H-08 async generator", realtime(BATCHING),
-     {"handler.py": "class Handler:\n    async def handle_post(self, payload):\n        x = 1\n        yield x; yield 2\n"},
+     {"handler.py": "class Handler:\n    async def handle_post(self, payload):\n        x = 1\n        yield x; yield 2\n"
+      "    def __init__(self, config): ...\n"},
      ["3:33: iris.handler.path: handler.py:4:9: Handler.handle_post: must not `yield`, because the API has "
       "'server_side_batching'; return a list with one element for each request (an element may be a generator)"]),
     ("H-08 and H-04", realtime(BATCHING), {"handler.py": HANDLER.replace("handle_post(self, payload)", "handle_put(self, x)")},
@@ -1228,7 +1233,19 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
       f"3:33: iris.handler.path: handler.py:2:26: Handler.handle_put: the argument 'x' is not supported. {TAKES}; "
       "it is defined as `handle_put(self, x)`"]),
     ("H-08 tensorflow", tensorflow("path: s3://a", ", threads_per_process: 8, server_side_batching: {max_batch_size: 8, "
-     "batch_interval: 1s}"), {"handler.py": HANDLER.replace("handle_post", "handle_get")}, []),
+     "batch_interval: 1s}"), {"handler.py": METHODS.replace("handle_post", "handle_get")
+     + "    def __init__(self, config, tensorflow_client): ...\n"}, []),
+    ("H-09", realtime(), {"handler.py": METHODS},
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method '__init__' is missing; "
+      "define `def __init__(self, config)`"]),
+    ("H-09 arguments", realtime(), {"handler.py": HANDLER.replace("self, config", "self").replace("self, payload", "payload")},
+     ["3:33: iris.handler.path: handler.py:4:9: Handler.__init__: the argument 'config' is missing; "
+      "it is defined as `__init__(self)`",
+      "3:33: iris.handler.path: handler.py:2:21: Handler.handle_post: the first argument must be 'self'; "
+      "it is defined as `handle_post(payload)`"]),
+    ("H-09 async API", of_kind("AsyncAPI"), {"handler.py": HANDLER},
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method 'handle_async' is missing; "
+      "define `def handle_async(self, payload, request_id)`"]),
 ]  # fmt: skip
 
 
