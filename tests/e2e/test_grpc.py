@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.installation import Installation, wait_for
 from support.load import Load
-from support.replica_admin import ready_workers
+from support.replica_admin import admin_addresses, ready_workers
 from support.rpc_load import LARGE, OPTIONS, RpcLoad
 from support.rpc_project import ask, compiled, write_rpc_project
 from support.swapper import Directory
@@ -218,6 +218,8 @@ def test_redeploys_fail_no_rpc_and_cut_no_stream(deployed: Deployed, forms: Any,
 
 def test_a_killed_worker_fails_only_what_it_had(deployed: Deployed, load: RpcLoad) -> None:
     wait_for(lambda: sum(load.so_far().answers.values()) > 20, within=10, what="load")
+    left = "the replicas of earlier releases have left"
+    wait_for(lambda: len([*admin_addresses(deployed.cortex, "rpcs")]) == 1, within=20, what=left)
     victim = random.choice(sorted(ready_workers(deployed.cortex, "rpcs")))
     os.kill(victim, signal.SIGKILL)
     wait_for(

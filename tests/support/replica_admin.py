@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -14,14 +15,20 @@ from support.raw_http import Address
 
 def admin_address(cortex: Installation, api: str) -> Address:
     """Where a running replica of an API answers."""
+    address = next(admin_addresses(cortex, api), None)
+    assert address is not None, f"no replica of {api} runs"
+    return address
+
+
+def admin_addresses(cortex: Installation, api: str) -> Iterator[Address]:
+    """The same of all that run, those that leave included."""
     for process in cortex.processes():
         try:
             words = process.cmdline()
         except psutil.Error:
             continue
         if "--admin-port" in words and words[words.index("--replica") + 1].startswith(f"{api}-"):
-            return "127.0.0.1", int(words[words.index("--admin-port") + 1])
-    raise AssertionError(f"no replica of {api} runs")
+            yield "127.0.0.1", int(words[words.index("--admin-port") + 1])
 
 
 def health(cortex: Installation, api: str) -> dict[str, Any]:
