@@ -44,6 +44,7 @@ WAITS = 0.3
 
 SEED = random.randrange(10_000)
 STREAMS = range(1, 8001, 2)
+WARM_UP, ROUNDS = 4, 32
 
 
 def attacks(seed: int) -> Mapping[str, bytes]:
@@ -144,18 +145,26 @@ def test_calls_by_hand_are_right(address: tuple[str, int]) -> None:
 
 
 def test_everyone_lives_on_as_large_as_before(served: Installation, address: tuple[str, int]) -> None:
-    """As far as sizes show it; that no call leaves memory behind is for `tests/integration/rpc/test_memory.py` to find."""
+    """As far as sizes show it; that no call leaves memory behind is for `tests/integration/rpc/test_memory.py` to find.
+
+    The allocator of a worker under attack gives back what it has freed every ten rounds or so, up to 90 MiB at once.
+    What leaks is never given back.
+    """
     print(f"seed {SEED}")
     answers(address)
     resources = Resources(served.processes())
     measured = []
-    for number in range(4):  # the allocator of grpc's core takes and gives back tens of megabytes
+    for number in range(WARM_UP):
         storm(address, SEED + number)
         measured.append(resources.now())
-    for number in range(4, 8):
+    before = resources.most(measured)
+    for number in range(WARM_UP, ROUNDS):
         storm(address, SEED + number)
         answers(address)
-    assert resources.grown(resources.most(measured), memory=32 * MIB, descriptors=2, threads=1) == []
+        grown = resources.grown(before, memory=32 * MIB, descriptors=2, threads=1, within=1)
+        if number >= 2 * WARM_UP and not grown:
+            break
+    assert grown == []
     assert health(served, "rpcs")["ready"] is True
 
 
