@@ -262,13 +262,15 @@ class _Call:
                 message = await (
                     self._awaited(request) if self._method.is_async else self._on_thread(request)
                 )
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 self._give_up()
-                if self._stopped is None:
+                await self._end_stopped()
+                if _is_cancelled(self._task):
                     raise
-                _uncancel(self._task)
-                await self._end_with(*self._stopped)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
+                await self._fail(error)
+            except GeneratorExit:  # this coroutine is thrown away
+                raise
+            except BaseException as error:  # noqa: BLE001  # the user's code may raise anything
                 self._calls.deadlines.end(self)
                 await self._fail(error)
             assert self._context is not None
@@ -453,6 +455,12 @@ class _Call:
             self._stopped = status
             self._task.cancel()
 
+    async def _end_stopped(self) -> None:
+        """End it if `_stop` has cancelled it; else return."""
+        if self._stopped is not None:
+            _uncancel(self._task)
+            await self._end_with(*self._stopped)
+
     def _give_up(self) -> None:
         """Tell the method that nobody waits for it any more."""
         if self._context is not None and self._context.active:
@@ -522,7 +530,7 @@ def waits(call: Any) -> bool:
 
 
 def _raisable(failure: BaseException) -> BaseException:
-    if isinstance(failure, StopIteration | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit):
+    if isinstance(failure, StopIteration) or not isinstance(failure, Exception):
         stopped = _Stopped()
         stopped.__cause__ = failure
         return stopped
@@ -571,6 +579,11 @@ async def _iterated(messages: Any) -> AsyncIterator[Any]:
     else:
         for each in messages:
             yield each
+
+
+def _is_cancelled(task: Any) -> bool:
+    """Whether somebody has cancelled a task whose coroutine has raised so: it may have done that by itself."""
+    return not hasattr(task, "cancelling") or bool(task.cancelling())  # before Python 3.11 nobody can know
 
 
 def _uncancel(task: Any) -> None:

@@ -10,12 +10,17 @@ import pytest
 from support.talk import Served, Stubs, start
 
 PLAIN = """
+    import asyncio
     import sys
     import grpc
     from shared.text_pb2 import Text
 
 
     class Odd(Exception):
+        pass
+
+
+    class Panic(BaseException):  # as extensions in Rust raise it
         pass
 
 
@@ -26,8 +31,14 @@ PLAIN = """
     def fail(how, context):
         if how == "raise":
             raise Odd("secret")
+        if how == "panic":
+            raise Panic("secret")
         if how == "exit":
             sys.exit("secret")
+        if how == "interrupt":
+            raise KeyboardInterrupt("secret")
+        if how == "cancelled":
+            raise asyncio.CancelledError("secret")
         if how == "stop":
             raise StopIteration("secret")
         if how == "abort":
@@ -126,7 +137,10 @@ def failed(call: Callable[[], Any]) -> tuple[Any, str, dict[str, Any]]:
     ("how", "logged"),
     [
         ("raise", "the handler raised Odd: secret"),
+        ("panic", "the handler raised Panic: secret"),
         ("exit", "the handler raised SystemExit: secret"),
+        ("interrupt", "the handler raised KeyboardInterrupt: secret"),
+        ("cancelled", "the handler raised CancelledError: secret"),
         ("stop", "secret"),
         ("str", "Echo must return a message of type shared.Text, got an object of type 'str'"),
         ("None", "Echo must return a message of type shared.Text, got None"),
@@ -138,7 +152,7 @@ def failed(call: Callable[[], Any]) -> tuple[Any, str, dict[str, Any]]:
     ],
 )
 def test_what_is_wrong_with_a_method_is_for_its_author(api: Served, how: str, logged: str) -> None:
-    code, details, trailing = failed(lambda: api.stub.Echo(api.text(how)))
+    code, details, trailing = failed(lambda: api.stub.Echo(api.text(how), timeout=20))
     assert (code, details) == INTERNAL
     assert api.wait_for_access(trailing["x-request-id"]) == ("/tested.Talk/Echo", 500)
     [line] = [line for line in api.log(request_id=trailing["x-request-id"]) if "text" in line]
@@ -158,7 +172,10 @@ def test_a_traceback_begins_in_the_users_code(api: Served) -> None:
     ("how", "logged"),
     [
         ("raise", "the handler raised Odd: secret"),
+        ("panic", "the handler raised Panic: secret"),
         ("exit", "the handler raised SystemExit: secret"),
+        ("interrupt", "the handler raised KeyboardInterrupt: secret"),
+        ("cancelled", "the handler raised CancelledError: secret"),
         ("str", "Count must yield messages of type shared.Text, got an object of type 'str'"),
         ("None", "Count must yield messages of type shared.Text, got None"),
     ],
@@ -167,7 +184,7 @@ def test_an_error_in_a_stream_comes_after_what_was_sent(api: Served, how: str, l
     received: list[str] = []
 
     def read() -> None:
-        received.extend(each.text for each in api.stub.Count(api.text(how)))
+        received.extend(each.text for each in api.stub.Count(api.text(how), timeout=20))
 
     code, details, trailing = failed(read)
     assert received == ["1", "2"]
@@ -181,7 +198,7 @@ def test_an_error_in_a_stream_comes_after_what_was_sent(api: Served, how: str, l
     ("how", "got"), [("single", "a message of type shared.Text"), ("number", "an object of type 'int'")]
 )
 def test_a_stream_is_not_one_message(api: Served, how: str, got: str) -> None:
-    code, details, trailing = failed(lambda: list(api.stub.Count(api.text(how))))
+    code, details, trailing = failed(lambda: list(api.stub.Count(api.text(how), timeout=20)))
     assert (code, details) == INTERNAL
     api.wait_for_access(trailing["x-request-id"])
     [line] = [line for line in api.log(request_id=trailing["x-request-id"]) if "text" in line]
@@ -214,7 +231,7 @@ def test_errors_behind_streams_of_requests(api: Served) -> None:
     ],
 )
 def test_a_status_of_the_methods_own(api: Served, how: str, code: Any, details: str, status: int) -> None:
-    found = failed(lambda: api.stub.Echo(api.text(how)))
+    found = failed(lambda: api.stub.Echo(api.text(how), timeout=20))
     assert found[:2] == (code, details)
     if how == "abort":
         assert found[2]["x-why"] == "tired"
