@@ -273,6 +273,7 @@ class _Call:
             except BaseException as error:  # noqa: BLE001  # the user's code may raise anything
                 self._calls.deadlines.end(self)
                 await self._fail(error)
+            await self._end_stopped()
             assert self._context is not None
             if self._context.aborted or self._context.has_status:
                 await self._end_with(self._context.status, self._context.text)

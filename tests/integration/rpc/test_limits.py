@@ -298,3 +298,13 @@ def test_coroutines_have_a_deadline_too(serve: Callable[..., Served]) -> None:
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     api.wait_for_log("cancelled wait")
     assert "the handler raised" not in str(api.log())
+
+
+def test_a_coroutine_that_does_not_mind_being_cancelled_is_late_all_the_same(
+    serve: Callable[..., Served],
+) -> None:
+    stubborn = ASYNC.replace("raise\n", "pass\n")
+    api = serve(stubborn, threads=1, request_timeout=1_000_000_000)
+    call = api.stub.Echo.future(api.text("wait"), metadata=(("x-request-id", "late"),))
+    assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert api.wait_for_access("late") == ("/tested.Talk/Echo", 504)
