@@ -505,6 +505,9 @@ class _Call:
     async def _end_with(self, code: Any, details: str, *also: tuple[str, str]) -> None:
         """End the RPC with a status that is not OK; does not return."""
         self._status = _HTTP_STATUS.get(code, 500)
+        details = details.encode(
+            errors="backslashreplace"
+        ).decode()  # names of files may have what UTF-8 has not
         await self._real.abort(code, details, (*self._trailing(), *also))
 
     def _trailing(self) -> tuple[tuple[str, Any], ...]:

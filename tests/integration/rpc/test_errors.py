@@ -54,6 +54,20 @@ PLAIN = """
             context.set_code(grpc.StatusCode.NOT_FOUND)
             context.set_details("no such thing")
             return None
+        if how == "abort with an exception":
+            context.abort(grpc.StatusCode.ABORTED, Odd("secret"))
+        if how == "abort with a name":
+            context.abort("ABORTED", "secret")
+        if how == "abort with odd metadata":
+            context.abort(grpc.StatusCode.ABORTED, "secret", [("x-file", "größe")])
+        if how == "abort with the name of a file":
+            context.abort(grpc.StatusCode.NOT_FOUND, "no file 'a\\udcff'")
+        if how == "odd metadata":
+            context.set_trailing_metadata([("X-File", "a")])
+        if how == "metadata that is deadly":
+            context.set_trailing_metadata([("grpc-timeout", "1S")])
+        if how == "odd initial metadata":
+            context.send_initial_metadata([("x-file", "a\\n")])
         if how == "code and answer":
             context.set_code(11)
         if how == "str":
@@ -101,6 +115,7 @@ PLAIN = """
 ASYNC = (
     PLAIN.replace("    def fail", "    async def fail")
     .replace("    context.abort", "    await context.abort")
+    .replace("    context.send", "    await context.send")
     .replace("return fail", "return await fail")
     .replace("yield fail", "yield await fail")
     .replace("def Echo", "async def Echo")
@@ -159,6 +174,28 @@ def test_what_is_wrong_with_a_method_is_for_its_author(api: Served, how: str, lo
     assert line["level"] == "ERROR"
     assert logged in line["text"]
     assert "cortex_serve" not in line["text"]
+
+
+@pytest.mark.parametrize(
+    ("how", "logged"),
+    [
+        ("abort with an exception", "the details of a status must be a str, got Odd('secret')"),
+        ("abort with a name", "'ABORTED' is no status code of gRPC; take one of grpc.StatusCode"),
+        (
+            "abort with odd metadata",
+            "the value of 'x-file' in metadata may have printable ASCII, got 'größe'",
+        ),
+        ("odd metadata", "a key of metadata may have a-z, 0-9, '_', '-' and '.', got 'X-File'"),
+        ("metadata that is deadly", "'grpc-timeout' is no key of metadata that can be set"),
+        ("odd initial metadata", "the value of 'x-file' in metadata may have printable ASCII, got 'a\\n'"),
+    ],
+)
+def test_a_status_or_metadata_that_cannot_be_sent(api: Served, how: str, logged: str) -> None:
+    code, details, trailing = failed(lambda: api.stub.Echo(api.text(how), timeout=20))
+    assert (code, details) == INTERNAL
+    assert api.wait_for_access(trailing["x-request-id"]) == ("/tested.Talk/Echo", 500)
+    [line] = [line for line in api.log(request_id=trailing["x-request-id"]) if "text" in line]
+    assert logged in line["text"]
 
 
 def test_a_traceback_begins_in_the_users_code(api: Served) -> None:
@@ -226,6 +263,7 @@ def test_errors_behind_streams_of_requests(api: Served) -> None:
         ("abort", grpc.StatusCode.FAILED_PRECONDITION, "not now", 400),
         ("abort quietly", grpc.StatusCode.ABORTED, "enough", 409),
         ("abort with status", grpc.StatusCode.DATA_LOSS, "torn", 500),
+        ("abort with the name of a file", grpc.StatusCode.NOT_FOUND, "no file 'a\\udcff'", 404),
         ("code", grpc.StatusCode.NOT_FOUND, "no such thing", 404),
         ("code and answer", grpc.StatusCode.OUT_OF_RANGE, "", 400),
     ],
