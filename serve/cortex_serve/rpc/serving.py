@@ -60,6 +60,8 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_METADATA_BYTES = 96 * 1024
+"""Of one request, as HTTP/2 counts it: more than the gateway lets through."""
 ANNOUNCE = 0.3
 LINGER = 5.0
 CHECK_WITHIN = 10.0
@@ -284,6 +286,9 @@ def _options(max_in_flight: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", -1),
+        # grpcio refuses by chance what is between the two
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         # one connection, a proxy's, may bring all that is let in, and some to be refused
         ("grpc.max_concurrent_streams", 2 * max_in_flight + 100),
         # a client that is gone without a word is noticed; one that pings like that, or each 10 s, is no abuse

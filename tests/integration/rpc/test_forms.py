@@ -12,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from support.talk import Served, Stubs, start
 
+from cortex_operator.gateway.limits import MAX_HEADERS_KIB
+
 PLAIN = """
     import threading
     import talk_pb2, talk_pb2_grpc
@@ -140,6 +142,13 @@ def test_metadata(api: Served) -> None:
     assert trailing == {"x-given": "this", "x-bin": b"\x00", "x-request-id": "mine.1"}
     assert api.wait_for_log("echo named")["request_id"] == "mine.1"
     assert api.wait_for_access("mine.1") == ("/tested.Talk/Echo", 200)
+
+
+def test_metadata_may_be_as_large_as_the_gateway_lets_through(api: Served) -> None:
+    """Of grpcio's own limits the lower one refuses at random."""
+    large = "x" * MAX_HEADERS_KIB * 1024
+    _, call = api.stub.Echo.with_call(api.text(), metadata=[("x-large", large)], timeout=20)
+    assert call.code() is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("given", [(), (("x-request-id", "../../etc"),), (("x-request-id", "x" * 129),)])
