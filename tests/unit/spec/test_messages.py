@@ -1205,6 +1205,9 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      ["3:60: iris.handler.protobuf_path: common/a.proto:2:21: missing field number",
       "3:60: iris.handler.protobuf_path: iris.proto:3:1: imports 'nix.proto', which is not in the project; imports "
       "are relative to its root"]),
+    ("H-06 names", realtime(GRPC), {"handler.py": RPC_HANDLER,
+     "iris.proto": PROTO.replace("my_iris", "iris").replace("Predict", "import")},
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:79: 'import' is a keyword of Python; rename the RPC"]),
     ("H-07", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("Predict", "predict"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'Predict' is missing, which the service in the "
