@@ -106,6 +106,11 @@ class Kept:
     def disable_next_message_compression(self) -> None:
         self.real.disable_next_message_compression()
 
+    async def _send_first(self, metadata: Metadata) -> None:
+        if not self.active:
+            raise Cancelled("the client has gone")
+        await self.real.send_initial_metadata(metadata)
+
     def _abort(self, code: Any, details: str | None, trailing_metadata: Iterable[Any] | None) -> NoReturn:
         status, text, trailing = _code(code), _text(details), sendable(trailing_metadata)
         if status is grpc.StatusCode.OK:
@@ -147,7 +152,7 @@ class PlainContext(Kept, grpc.ServicerContext):  # type: ignore[misc]  # grpc ha
         self._cancel()
 
     def send_initial_metadata(self, initial_metadata: Iterable[Any]) -> None:
-        self._run(self.real.send_initial_metadata(sendable(initial_metadata)))
+        self._run(self._send_first(sendable(initial_metadata)))
 
     def abort(
         self, code: Any, details: str | None = "", trailing_metadata: Iterable[Any] | None = ()
@@ -185,7 +190,7 @@ class AsyncContext(Kept, grpc.aio.ServicerContext):  # type: ignore[misc]  # grp
         await self._write(message)
 
     async def send_initial_metadata(self, initial_metadata: Iterable[Any]) -> None:
-        await self.real.send_initial_metadata(sendable(initial_metadata))
+        await self._send_first(sendable(initial_metadata))
 
     async def abort(
         self, code: Any, details: str | None = "", trailing_metadata: Iterable[Any] | None = ()

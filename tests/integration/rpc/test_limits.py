@@ -45,6 +45,7 @@ PLAIN = """
                 context.add_callback(lambda: logger.info("callback of %s", payload.text))
                 self.wait()
                 logger.info("%s is %s", payload.text, "active" if context.is_active() else "left")
+                context.send_initial_metadata([("x-first", "1")])
             self.enter(-1)
             if payload.text == "most":
                 return Text(text=str(self.most))
@@ -198,6 +199,7 @@ def test_a_plain_method_learns_that_its_client_has_left(
         assert not [line for line in api.log(request_id="left") if "access" in line]  # it has not ended
     api.wait_for_log("wait 1 is left")
     assert api.wait_for_access("left") == ("/tested.Talk/Echo", 499)
+    assert not [line for line in api.log(request_id="left") if line.get("level") == "ERROR"]
 
 
 def test_a_generator_is_closed_when_its_client_leaves(serve: Callable[..., Served]) -> None:
