@@ -194,7 +194,7 @@ def create_application(
         models: that the handler uses; None for an API without models.
 
     Raises:
-        HandlerFailed: the constructor raised; the text says what, to its author.
+        HandlerFailed: the constructor raised, or replaced a method; the text says what, to its author.
     """
     spec = _spec_of(release)
     available = handler.offered(spec.handler, models, proto_module_pb2=loaded.module)
@@ -204,6 +204,12 @@ def create_application(
         instance = handler.construct(loaded.cls, available, bind)
     else:
         instance = threads.result(handler.construct, loaded.cls, available, bind)
+    for rpc in loaded.service.rpcs:
+        if not callable(method := getattr(instance, rpc.name)):
+            raise HandlerFailed(
+                f"{spec.handler.path}: {loaded.cls.__name__}.{rpc.name}: must be a method, but its constructor "
+                f"has made it an object of type {type(method).__name__!r}"
+            )
     timeout = spec.handler.request_timeout
     return RpcApplication(
         instance,

@@ -295,3 +295,12 @@ def test_bytes_that_are_no_message(api: Served) -> None:
     assert failed(lambda: unary(b"\xff\xff"))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, wanted)
     stream = api.channel.stream_unary("/tested.Talk/Join")
     assert failed(lambda: stream(iter([b"", b"\xff\xff"])))[:2] == (grpc.StatusCode.INVALID_ARGUMENT, wanted)
+
+
+def test_a_constructor_that_takes_an_rpcs_name(serve: Callable[..., Served]) -> None:
+    source = PLAIN.replace(
+        "            pass\n\n        def Echo", "            self.Echo = 5\n\n        def Echo"
+    )
+    message = "Handler.Echo: must be a method, but its constructor has made it an object of type 'int'"
+    with pytest.raises(AssertionError, match=message):
+        serve(source)
