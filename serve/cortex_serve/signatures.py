@@ -70,7 +70,7 @@ def _problems(cls: type, contract: Contract, rpcs: tuple[str, ...]) -> Iterator[
     for method in contract.methods:
         yield from _method_problems(cls, method, contract)
     for rpc in rpcs:
-        yield from _rpc_problems(cls, rpc, contract)
+        yield from _rpc_problems(cls, rpc, rpcs, contract)
     yield from _one_of_problems(cls, contract)
 
 
@@ -106,12 +106,12 @@ def _defines(cls: type, name: str) -> bool:
     return any(name in vars(base) for base in cls.__mro__ if base is not object)
 
 
-def _rpc_problems(cls: type, rpc: str, contract: Contract) -> Iterator[str]:
+def _rpc_problems(cls: type, rpc: str, rpcs: tuple[str, ...], contract: Contract) -> Iterator[str]:
     method = Method(name=rpc, may_take=contract.rpc or ())
     if _defines(cls, rpc):
         yield from _method_problems(cls, method, contract)
         return
-    own = [key for key, value in vars(cls).items() if callable(value)]
+    own = [key for key, value in vars(cls).items() if callable(value) and key not in rpcs]
     yield missing_rpc(cls.__name__, rpc, contract, own)
 
 

@@ -203,7 +203,7 @@ def _rpc_problems(
         for node in ast.walk(module)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    methods = list(_methods(definition))
+    methods = [name for name in _methods(definition) if name not in rpcs]
     for rpc in rpcs:
         if rpc not in bound and not (_DYNAMIC | {rpc}) & (words | texts):
             place = _instead_of(definition, meant_rpc(rpc, methods), file)

@@ -1212,6 +1212,10 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'Predict' is missing, which the service in the "
       "protobuf file declares; did you mean 'Predict' by 'predict'?"]),
+    ("H-07 case", realtime(GRPC), {"handler.py": RPC_HANDLER,
+     "iris.proto": PROTO.replace("my_iris", "iris").replace("rpc P", "rpc predict (B) returns (A); rpc P")},
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method 'predict' is missing, which the service in the "
+      "protobuf file declares; define `def predict(self, payload, context)`"]),
     ("H-07 arguments", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("context", "contxt"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:32: Handler.Predict: the argument 'contxt' is not supported; did you mean "
