@@ -24,6 +24,7 @@ from cortex_core.spec.contracts import (
     must_not_be_async,
     must_not_yield,
     none_of,
+    taken_rpc,
     unsupported,
     with_batching,
     with_models,
@@ -107,6 +108,9 @@ def _defines(cls: type, name: str) -> bool:
 
 
 def _rpc_problems(cls: type, rpc: str, rpcs: tuple[str, ...], contract: Contract) -> Iterator[str]:
+    if rpc in {method.name for method in contract.methods}:
+        yield taken_rpc(cls.__name__, rpc)
+        return
     method = Method(name=rpc, may_take=contract.rpc or ())
     if _defines(cls, rpc):
         yield from _method_problems(cls, method, contract)
