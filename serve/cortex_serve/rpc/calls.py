@@ -278,6 +278,9 @@ class _Call:
             if self._context.aborted or self._context.has_status:
                 await self._end_with(self._context.status, self._context.text)
             self._real.set_trailing_metadata(self._trailing())
+            if self._context.compresses and message is not None:
+                self._calls.deadlines.end(self)
+                await self._real.send_initial_metadata(())
             self._status = 200
             return message
         finally:

@@ -37,6 +37,8 @@ class Kept:
         trailing: metadata that the method wants sent after the answer.
         aborted: the method has aborted; whatever it does then counts for nothing.
         active: neither ended nor given up by the client.
+        compresses: the method has chosen a compression that the client has not been told of: grpcio does that by itself
+            only where the answer is a stream.
     """
 
     def __init__(self, real: Any, ends: float | None) -> None:
@@ -47,6 +49,7 @@ class Kept:
         self.trailing: Metadata = ()
         self.aborted = False
         self.active = True
+        self.compresses = False
         self._callbacks: list[Callable[[], object]] = []
 
     @property
@@ -102,6 +105,7 @@ class Kept:
 
     def set_compression(self, compression: Any) -> None:
         self.real.set_compression(compression)
+        self.compresses = True
 
     def disable_next_message_compression(self) -> None:
         self.real.disable_next_message_compression()
@@ -109,6 +113,7 @@ class Kept:
     async def _send_first(self, metadata: Metadata) -> None:
         if not self.active:
             raise Cancelled("the client has gone")
+        self.compresses = False
         await self.real.send_initial_metadata(metadata)
 
     def _abort(self, code: Any, details: str | None, trailing_metadata: Iterable[Any] | None) -> NoReturn:
