@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cortex_serve.models.request import Use
 
 INTERNAL_SERVER_ERROR = "internal server error"
+MAX_DETAILS = 2048
+"""Bytes of a status' text. On the wire they are up to three times as many, and most clients take 8 KiB of metadata."""
 _STILL_THERE = 1.0
 _ROUNDED = 0.01
 """Share of a deadline by which it may have grown on its way to the server."""
@@ -267,6 +269,7 @@ class _Call:
                 await self._end_stopped()
                 if _is_cancelled(self._task):
                     raise
+                self._calls.deadlines.end(self)
                 await self._fail(error)
             except GeneratorExit:  # this coroutine is thrown away
                 raise
@@ -508,10 +511,7 @@ class _Call:
     async def _end_with(self, code: Any, details: str, *also: tuple[str, str]) -> None:
         """End the RPC with a status that is not OK; does not return."""
         self._status = _HTTP_STATUS.get(code, 500)
-        details = details.encode(
-            errors="backslashreplace"
-        ).decode()  # names of files may have what UTF-8 has not
-        await self._real.abort(code, details, (*self._trailing(), *also))
+        await self._real.abort(code, _sendable(details), (*self._trailing(), *also))
 
     def _trailing(self) -> tuple[tuple[str, Any], ...]:
         given = self._context.trailing if self._context is not None else ()
@@ -586,6 +586,11 @@ async def _iterated(messages: Any) -> AsyncIterator[Any]:
     else:
         for each in messages:
             yield each
+
+
+def _sendable(details: str) -> str:
+    """A status' text as UTF-8, which names of files may not be, and not too long."""
+    return details.encode(errors="backslashreplace")[:MAX_DETAILS].decode(errors="ignore")
 
 
 def _is_cancelled(task: Any) -> bool:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
 import pytest
 from support.talk import Served, Stubs, start
+
+from cortex_serve.rpc.calls import MAX_DETAILS
+
+CANCELLED = pytest.param(
+    "cancelled",
+    "the handler raised CancelledError: secret",
+    marks=pytest.mark.skipif(
+        sys.version_info < (3, 11), reason="before Python 3.11 no coroutine can know whether it was cancelled"
+    ),
+)
 
 PLAIN = """
     import asyncio
@@ -68,6 +79,8 @@ PLAIN = """
             context.set_trailing_metadata([("grpc-timeout", "1S")])
         if how == "odd initial metadata":
             context.send_initial_metadata([("x-file", "a\\n")])
+        if how == "abort with a story":
+            context.abort(grpc.StatusCode.NOT_FOUND, "größe " * 10_000)
         if how == "code and answer":
             context.set_code(11)
         if how == "str":
@@ -155,7 +168,7 @@ def failed(call: Callable[[], Any]) -> tuple[Any, str, dict[str, Any]]:
         ("panic", "the handler raised Panic: secret"),
         ("exit", "the handler raised SystemExit: secret"),
         ("interrupt", "the handler raised KeyboardInterrupt: secret"),
-        ("cancelled", "the handler raised CancelledError: secret"),
+        CANCELLED,
         ("stop", "secret"),
         ("str", "Echo must return a message of type shared.Text, got an object of type 'str'"),
         ("None", "Echo must return a message of type shared.Text, got None"),
@@ -212,7 +225,7 @@ def test_a_traceback_begins_in_the_users_code(api: Served) -> None:
         ("panic", "the handler raised Panic: secret"),
         ("exit", "the handler raised SystemExit: secret"),
         ("interrupt", "the handler raised KeyboardInterrupt: secret"),
-        ("cancelled", "the handler raised CancelledError: secret"),
+        CANCELLED,
         ("str", "Count must yield messages of type shared.Text, got an object of type 'str'"),
         ("None", "Count must yield messages of type shared.Text, got None"),
     ],
@@ -276,6 +289,14 @@ def test_a_status_of_the_methods_own(api: Served, how: str, code: Any, details: 
     request_id = found[2]["x-request-id"]
     assert api.wait_for_access(request_id) == ("/tested.Talk/Echo", status)
     assert [line for line in api.log(request_id=request_id) if "text" in line] == []
+
+
+def test_long_details_are_cut(api: Served) -> None:
+    """Clients refuse metadata of more than 8 KiB, and make another status of that."""
+    code, details, _ = failed(lambda: api.stub.Echo(api.text("abort with a story"), timeout=20))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert ("größe " * 10_000).startswith(details)
+    assert len(details.encode()) in (MAX_DETAILS, MAX_DETAILS - 1)
 
 
 def test_abort_within_a_stream(api: Served) -> None:
