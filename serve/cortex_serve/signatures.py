@@ -24,6 +24,7 @@ from cortex_core.spec.contracts import (
     must_not_be_async,
     must_not_yield,
     none_of,
+    taken_rpc,
     unsupported,
     with_batching,
     with_models,
@@ -70,7 +71,7 @@ def _problems(cls: type, contract: Contract, rpcs: tuple[str, ...]) -> Iterator[
     for method in contract.methods:
         yield from _method_problems(cls, method, contract)
     for rpc in rpcs:
-        yield from _rpc_problems(cls, rpc, contract)
+        yield from _rpc_problems(cls, rpc, rpcs, contract)
     yield from _one_of_problems(cls, contract)
 
 
@@ -106,12 +107,15 @@ def _defines(cls: type, name: str) -> bool:
     return any(name in vars(base) for base in cls.__mro__ if base is not object)
 
 
-def _rpc_problems(cls: type, rpc: str, contract: Contract) -> Iterator[str]:
+def _rpc_problems(cls: type, rpc: str, rpcs: tuple[str, ...], contract: Contract) -> Iterator[str]:
+    if rpc in {method.name for method in contract.methods}:
+        yield taken_rpc(cls.__name__, rpc)
+        return
     method = Method(name=rpc, may_take=contract.rpc or ())
     if _defines(cls, rpc):
         yield from _method_problems(cls, method, contract)
         return
-    own = [key for key, value in vars(cls).items() if callable(value)]
+    own = [key for key, value in vars(cls).items() if callable(value) and key not in rpcs]
     yield missing_rpc(cls.__name__, rpc, contract, own)
 
 

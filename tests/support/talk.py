@@ -101,7 +101,8 @@ class Served:
 
     def log(self, *, request_id: str | None = None) -> list[dict[str, Any]]:
         """Lines written so far, those of one request if named; access lines have a key "access"."""
-        lines = [line for line in self._log.read_text().splitlines() if line.startswith("{")]
+        whole, _, _ = self._log.read_text().rpartition("\n")  # the rest is being written
+        lines = [line for line in whole.splitlines() if line.startswith("{")]
         return [line for line in map(json.loads, lines) if request_id in (None, line.get("request_id"))]
 
     def wait_for_line(self, matches: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import envoy
 import psutil
@@ -27,6 +28,7 @@ from cortex_operator import processes
 from cortex_operator.gateway import envoy_config
 from cortex_operator.gateway.admin import Admin, AdminUnreachable
 from cortex_operator.gateway.envoy_document import Document
+from cortex_operator.gateway.envoy_routes import is_shared
 from cortex_operator.gateway.limits import STALL_TIMEOUT
 from cortex_operator.gateway.protocol import GatewayFailed, Route, Upstream
 from cortex_operator.gateway.relay import Relay
@@ -55,6 +57,8 @@ LOG_LIMIT = 4 * 1024**2
 _REFUSED = ("update_rejected", "update_failure")
 """Ends of the counters of what Envoy did not like, and what it could not even parse."""
 _STATE = "|".join(["version_text", "warming_clusters", *_REFUSED])
+
+Count = TypeVar("Count")
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +160,7 @@ class EnvoyGateway:
         deadline = _now() + ANSWER_DEADLINE
         while True:
             try:
-                return await self._admin.requests()
+                return _of_apis(await self._admin.requests())
             except AdminUnreachable as error:
                 if _now() > deadline:
                     raise GatewayFailed(f"Envoy does not answer: {error}") from error
@@ -165,7 +169,7 @@ class EnvoyGateway:
     async def stats(self) -> Mapping[str, NetworkStats]:
         """What was answered since each API was created; see `cortex_operator.gateway.traffic`."""
         with contextlib.suppress(AdminUnreachable):
-            self._traffic.observe(await self._admin.traffic())
+            self._traffic.observe(_of_apis(await self._admin.traffic()))
         return self._traffic.stats()
 
     # --- the process ----------------------------------------------------------------------------------------
@@ -268,7 +272,7 @@ class EnvoyGateway:
         """Clusters first, then routes to them, then away with what nothing leads to any more."""
         rejected = await self._rejections()
         for route in routes:
-            self._write(_endpoints_file(route.api), envoy_config.endpoints(route))
+            self._write(envoy_config.endpoints_file(route.api), envoy_config.endpoints(route))
         wanted = envoy_config.clusters(routes)
         known = self._read(envoy_config.CLUSTERS)
         if self._write(envoy_config.CLUSTERS, envoy_config.joined(known, wanted)):
@@ -315,14 +319,14 @@ class EnvoyGateway:
     def _versions(self) -> dict[str, str]:
         """The versions of all documents, by the name under which Envoy reports the one it serves."""
         clusters = self._read(envoy_config.CLUSTERS)
-        names = [resource["name"] for resource in clusters["resources"]]
+        resources = clusters["resources"]
         listener = envoy_config.LISTENER
         return {
             "cluster_manager.cds.version_text": clusters["version_info"],
             f"http.{listener}.rds.{listener}.version_text": self._read(envoy_config.ROUTES)["version_info"],
             **{
-                f"cluster.{name}.version_text": self._read(_endpoints_file(name))["version_info"]
-                for name in names
+                f"cluster.{each['name']}.version_text": self._read(_endpoints_of(each))["version_info"]
+                for each in resources
             },
         }
 
@@ -417,8 +421,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _endpoints_file(api: str) -> str:
-    return f"{envoy_config.ENDPOINTS}/{api}.json"
+def _of_apis(counts: Mapping[str, Count]) -> dict[str, Count]:
+    """What was counted by cluster, without health and reflection."""
+    return {name: count for name, count in counts.items() if not is_shared(name)}
+
+
+def _endpoints_of(cluster: Document) -> str:
+    """The file of its endpoints."""
+    file: str = cluster["eds_cluster_config"]["eds_config"]["path_config_source"]["path"]
+    return file.removeprefix("./")
 
 
 def _rejected(state: Mapping[str, str | int]) -> int:

@@ -6,7 +6,8 @@ Envoy reads four kinds of documents from one folder, its working directory:
                                 same once more for what is relayed; the socket of `roll_call`
     routes.json                 RDS: which path goes to which cluster; the listener itself never changes,
                                 so no connection is ever closed by a deploy
-    clusters.json               CDS: one cluster an API, its circuit breaker
+    clusters.json               CDS: one cluster an API, its circuit breaker; of a gRPC API a second one, for the
+                                services that all have
     endpoints/<api>.json        EDS: the replicas of one API and whether they are draining
 
 The last three carry a version that is a digest of what they say; Envoy reports which version it serves.
@@ -17,12 +18,12 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cortex_core.runtime import NOT_BEGUN, REQUEST_TIMEOUT
 from cortex_operator.gateway.envoy_answers import local_replies
 from cortex_operator.gateway.envoy_document import TYPE, Document, extension, header, seconds
-from cortex_operator.gateway.envoy_routes import BUFFER_FILTER, entries
+from cortex_operator.gateway.envoy_routes import BUFFER_FILTER, entries, shared_cluster
 from cortex_operator.gateway.limits import (
     BODY_TIMEOUT,
     CLIENT_BUFFER,
@@ -38,6 +39,7 @@ from cortex_operator.gateway.limits import (
     PING_INTERVAL,
     PING_TIMEOUT,
     REPLICA_BUFFER,
+    SHARED_CALLS,
     STREAM_WINDOW,
     STREAMS,
     UPSTREAM_IDLE_TIMEOUT,
@@ -111,8 +113,8 @@ def routes(apis: Iterable[Route]) -> Document:
 
 
 def clusters(apis: Iterable[Route]) -> Document:
-    """CDS: one cluster an API."""
-    named = {route.api: _cluster(route) for route in apis}
+    """CDS: one cluster an API, and one for the services that all gRPC APIs have."""
+    named = {cluster["name"]: cluster for route in apis for cluster in _clusters(route)}
     return _discovery([named[name] for name in sorted(named)])
 
 
@@ -143,6 +145,10 @@ def endpoints(route: Route) -> Document:
             }
         ]
     )
+
+
+def endpoints_file(api: str) -> str:
+    return f"{ENDPOINTS}/{api}.json"
 
 
 def encode(document: Document) -> bytes:
@@ -361,17 +367,23 @@ def _overload_manager() -> Document:
 # --- clusters -----------------------------------------------------------------------------------------------
 
 
-def _cluster(route: Route) -> Document:
+def _clusters(route: Route) -> Iterator[Document]:
+    yield _cluster(route, route.api, route.max_concurrency)
+    if route.protocol == "grpc":
+        yield _cluster(route, shared_cluster(route.api), SHARED_CALLS)
+
+
+def _cluster(route: Route, name: str, max_requests: int) -> Document:
     return {
         "@type": TYPE + "config.cluster.v3.Cluster",
-        "name": route.api,
+        "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": _file(f"{ENDPOINTS}/{route.api}.json")},
+        "eds_cluster_config": {"service_name": route.api, "eds_config": _file(endpoints_file(route.api))},
         "connect_timeout": seconds(CONNECT_TIMEOUT),
         "per_connection_buffer_limit_bytes": REPLICA_BUFFER,
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "load_balancing_policy": {"policies": [{"typed_extension_config": _least_requests()}]},
-        "circuit_breakers": {"thresholds": [_limits(route.max_concurrency)]},
+        "circuit_breakers": {"thresholds": [_limits(max_requests)]},
         "outlier_detection": _step_around_unreachable(),
         "typed_extension_protocol_options": _protocol(route),
     }
@@ -386,13 +398,13 @@ def _least_requests() -> Document:
     )
 
 
-def _limits(max_concurrency: int) -> Document:
+def _limits(max_requests: int) -> Document:
     """Requests are what is limited; connections and retries must never be the reason."""
     return {
-        "max_requests": max_concurrency,
+        "max_requests": max_requests,
         "max_connections": UNLIMITED,
         "max_pending_requests": UNLIMITED,
-        "max_retries": max_concurrency,
+        "max_retries": max_requests,
     }
 
 

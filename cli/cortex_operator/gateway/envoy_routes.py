@@ -36,11 +36,22 @@ _SHARED_SERVICES = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
+_SHARED = "_shared"
 _LATER = 0.3
 """Seconds after a replica should have ended a call by itself, at which the gateway ends it: before a process that hangs
 is replaced, which would tell its client that the replica failed."""
 _LONGER = 60.0
 """Seconds by which a request may be silent longer than it may last: it is always the latter that ends it."""
+
+
+def shared_cluster(api: str) -> str:
+    """The cluster of a gRPC API's replicas for the services that all have. A `Watch` of health lasts: where methods are
+    called, it would count as a call, for the API's limit, for choosing a process, and for whether a replica may go."""
+    return f"{api}{_SHARED}"
+
+
+def is_shared(cluster: str) -> bool:
+    return cluster.endswith(_SHARED)  # names of APIs have no underscore
 
 
 def entries(apis: Sequence[Route]) -> list[Document]:
@@ -101,7 +112,7 @@ def _below_endpoint(route: Route) -> Document:
 
 def _methods(route: Route) -> Document:
     """The methods of an API's service."""
-    return _calls(route, {"prefix": f"{route.endpoint}/"}, limit=route.timeout)
+    return _calls(route, {"prefix": f"{route.endpoint}/"}, cluster=route.api, limit=route.timeout)
 
 
 def _shared_services(grpc: Sequence[Route]) -> Iterator[Document]:
@@ -110,16 +121,17 @@ def _shared_services(grpc: Sequence[Route]) -> Iterator[Document]:
         match = {"prefix": f"/{service}/"}
         for route in grpc:
             named = {"name": API_METADATA, "string_match": {"exact": route.api}}
-            yield _calls(route, {**match, "headers": [named]}, limit=None)
+            yield _calls(route, {**match, "headers": [named]}, cluster=shared_cluster(route.api), limit=None)
         unnamed = {"name": API_METADATA, "present_match": False}
         if len(grpc) == 1:
-            yield _calls(grpc[0], {**match, "headers": [unnamed]}, limit=None)
+            cluster = shared_cluster(grpc[0].api)
+            yield _calls(grpc[0], {**match, "headers": [unnamed]}, cluster=cluster, limit=None)
         names = ", ".join(route.api for route in grpc)
         why = f"{service}: say with metadata {API_METADATA} which API is meant: {names}"
         yield _refused("unknown", {**match, "grpc": {}}, 501, why)
 
 
-def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
+def _calls(route: Route, match: Document, *, cluster: str, limit: float | None) -> Document:
     """Calls go through as they come: nobody knows which of them are streams.
 
     A call may take as long as its client gives it, at most the limit.
@@ -129,7 +141,7 @@ def _calls(route: Route, match: Document, *, limit: float | None) -> Document:
         "name": route.api,
         "match": {**match, "grpc": {}},
         "route": {
-            "cluster": route.api,
+            "cluster": cluster,
             "timeout": "0s",
             "idle_timeout": "0s",
             "max_stream_duration": {"max_stream_duration": longest, "grpc_timeout_header_max": longest},

@@ -38,6 +38,9 @@ PING_INTERVAL = 60
 PING_TIMEOUT = 20
 """Seconds; how a client is noticed that is gone without a word, and with it the streams it left open."""
 
+SHARED_CALLS = 1024
+"""Calls of health and reflection at a time, of one API."""
+
 RETRIES = 36
 """With at most `RETRY_BACKOFF_MAX` between them, jittered from zero, they span about 4.5 s, and where connections are
 ignored about 8 s: a replica that is restarted within 3 s costs waiting requests time, not an error."""

@@ -172,6 +172,15 @@ def missing_rpc(where: str, rpc: str, contract: Contract, own: Collection[str]) 
     )
 
 
+def taken_rpc(where: str, rpc: str) -> str:
+    """What is said of an RPC with the name of a method that the runtime calls itself.
+
+    Args:
+        where: the class.
+    """
+    return f"{where}: {rpc!r}, an RPC in the protobuf file, is a method that 'multi_model_reloading' needs; rename the RPC"
+
+
 def meant_rpc(rpc: str, own: Collection[str]) -> str | None:
     """The method, of a class's own, that was probably meant to answer an RPC."""
     typed = {name.replace("_", "").lower(): name for name in own if not name.startswith("_")}

@@ -28,6 +28,7 @@ from cortex_core.spec.contracts import (
     must_not_be_async,
     must_not_yield,
     none_of,
+    taken_rpc,
     unsupported,
     without_self,
 )
@@ -152,6 +153,10 @@ def _class_problems(
     elif contract.one_of and not _may_have(VERBS, module):
         place = _instead_of(definition, meant_post(methods), file)
         yield place.told(none_of(class_name, contract.one_of, list(methods)))
+    own = {method.name for method in contract.methods}
+    for rpc in (rpc for rpc in rpcs if rpc in own):
+        yield file.at(definition, definition.name).told(taken_rpc(class_name, rpc))
+    rpcs = tuple(rpc for rpc in rpcs if rpc not in own)
     yield from _rpc_problems(module, definition, contract, rpcs, file)
     yield from _missing_methods(module, definition, contract, file)
     by_rpc = [Method(name=rpc, may_take=contract.rpc or ()) for rpc in rpcs]
@@ -203,7 +208,7 @@ def _rpc_problems(
         for node in ast.walk(module)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
-    methods = list(_methods(definition))
+    methods = [name for name in _methods(definition) if name not in rpcs]
     for rpc in rpcs:
         if rpc not in bound and not (_DYNAMIC | {rpc}) & (words | texts):
             place = _instead_of(definition, meant_rpc(rpc, methods), file)

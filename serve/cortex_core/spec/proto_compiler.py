@@ -13,11 +13,16 @@ import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from keyword import iskeyword
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from cortex_core.spec.problems import Place
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
 COMPILE_WITHIN = 30.0
 """Seconds; it takes a tenth of one."""
@@ -89,7 +94,9 @@ def _compiled(path: str, sources: tuple[tuple[str, bytes], ...]) -> Compiled:
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(source)
-        command = [f"--proto_path={root}", f"--descriptor_set_out={descriptors}", path]
+        command = [
+            f"--proto_path={root}", f"--descriptor_set_out={descriptors}", "--include_source_info", path,
+        ]  # fmt: skip
         try:
             done = _protoc(command)
         except subprocess.TimeoutExpired:
@@ -100,7 +107,7 @@ def _compiled(path: str, sources: tuple[tuple[str, bytes], ...]) -> Compiled:
                 f"{path}: cannot be compiled: {said.strip()}",
             )
             return Compiled(problems=problems[:MOST_PROBLEMS])
-        return _described(descriptors.read_bytes())
+        return _described(descriptors.read_bytes(), dict(sources))
 
 
 def _protoc(arguments: list[str]) -> subprocess.CompletedProcess[bytes]:
@@ -152,10 +159,13 @@ def _place(file: str, sources: Mapping[str, bytes], line: int, column: int) -> P
     return Place(filename=file, line=line, column=start + 1, width=len(word[0]) if word else 1, source=source)
 
 
-def _described(descriptors: bytes) -> Compiled:
+def _described(descriptors: bytes, sources: Mapping[str, bytes]) -> Compiled:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
     [file] = FileDescriptorSet.FromString(descriptors).file
+    problems = tuple(_unusable_names(file, sources))
+    if problems:
+        return Compiled(problems=problems[:MOST_PROBLEMS])
     return Compiled(
         package=file.package or None,
         services={
@@ -170,3 +180,40 @@ def _described(descriptors: bytes) -> Compiled:
             for service in file.service
         },
     )
+
+
+def _unusable_names(file: FileDescriptorProto, sources: Mapping[str, bytes]) -> Iterator[str]:
+    """Names that are fine in a .proto file, but not in the modules that it is compiled to, or in a handler."""
+    spans = {tuple(location.path): location.span for location in file.source_code_info.location}
+
+    def told(what: str, *path: int) -> str:
+        line, column, *_ = spans[path]
+        return _place(file.name, sources, line + 1, column + 1).told(what)
+
+    for name in sources:
+        if not _is_importable(name):
+            yield f"{name}: Python cannot import a module of such a name; rename the file"
+    for number, service in enumerate(file.service):
+        at = (_SERVICE, number)
+        if iskeyword(service.name):
+            yield told(f"{service.name!r} is a keyword of Python; rename the service", *at, _NAME)
+        for which, method in enumerate(service.method):
+            here = (*at, _METHOD, which)
+            if iskeyword(method.name):
+                yield told(f"{method.name!r} is a keyword of Python; rename the RPC", *here, _NAME)
+            if method.name.startswith("__"):
+                yield told(f"{method.name!r} cannot be a method of a handler; rename the RPC", *here, _NAME)
+            for kind, message in ((_REQUEST, method.input_type), (_ANSWER, method.output_type)):
+                name = message.rpartition(".")[2]
+                if iskeyword(name):
+                    yield told(f"{name!r} is a keyword of Python; rename the message", *here, kind)
+
+
+def _is_importable(file: str) -> bool:
+    """Whether the modules of a file can be imported by a statement."""
+    *packages, stem = file.removesuffix(".proto").replace("-", "_").replace("/", ".").split(".")
+    return all(name.isidentifier() for name in (*packages, f"{stem}_pb2"))
+
+
+_SERVICE, _NAME, _METHOD, _REQUEST, _ANSWER = 6, 1, 2, 2, 3
+"""Fields of descriptors, by which places in a file are named."""

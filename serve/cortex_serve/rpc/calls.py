@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from cortex_serve.models.request import Use
 
 INTERNAL_SERVER_ERROR = "internal server error"
+MAX_DETAILS = 2048
+"""Bytes of a status' text. On the wire they are up to three times as many, and most clients take 8 KiB of metadata."""
 _STILL_THERE = 1.0
 _ROUNDED = 0.01
 """Share of a deadline by which it may have grown on its way to the server."""
@@ -262,19 +264,26 @@ class _Call:
                 message = await (
                     self._awaited(request) if self._method.is_async else self._on_thread(request)
                 )
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 self._give_up()
-                if self._stopped is None:
+                await self._end_stopped()
+                if _is_cancelled(self._task):
                     raise
-                _uncancel(self._task)
-                await self._end_with(*self._stopped)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
                 self._calls.deadlines.end(self)
                 await self._fail(error)
+            except GeneratorExit:  # this coroutine is thrown away
+                raise
+            except BaseException as error:  # noqa: BLE001  # the user's code may raise anything
+                self._calls.deadlines.end(self)
+                await self._fail(error)
+            await self._end_stopped()
             assert self._context is not None
             if self._context.aborted or self._context.has_status:
                 await self._end_with(self._context.status, self._context.text)
             self._real.set_trailing_metadata(self._trailing())
+            if self._context.compresses and message is not None:
+                self._calls.deadlines.end(self)
+                await self._real.send_initial_metadata(())
             self._status = 200
             return message
         finally:
@@ -453,6 +462,12 @@ class _Call:
             self._stopped = status
             self._task.cancel()
 
+    async def _end_stopped(self) -> None:
+        """End it if `_stop` has cancelled it; else return."""
+        if self._stopped is not None:
+            _uncancel(self._task)
+            await self._end_with(*self._stopped)
+
     def _give_up(self) -> None:
         """Tell the method that nobody waits for it any more."""
         if self._context is not None and self._context.active:
@@ -496,7 +511,7 @@ class _Call:
     async def _end_with(self, code: Any, details: str, *also: tuple[str, str]) -> None:
         """End the RPC with a status that is not OK; does not return."""
         self._status = _HTTP_STATUS.get(code, 500)
-        await self._real.abort(code, details, (*self._trailing(), *also))
+        await self._real.abort(code, _sendable(details), (*self._trailing(), *also))
 
     def _trailing(self) -> tuple[tuple[str, Any], ...]:
         given = self._context.trailing if self._context is not None else ()
@@ -522,7 +537,7 @@ def waits(call: Any) -> bool:
 
 
 def _raisable(failure: BaseException) -> BaseException:
-    if isinstance(failure, StopIteration | KeyboardInterrupt | asyncio.CancelledError | GeneratorExit):
+    if isinstance(failure, StopIteration) or not isinstance(failure, Exception):
         stopped = _Stopped()
         stopped.__cause__ = failure
         return stopped
@@ -571,6 +586,16 @@ async def _iterated(messages: Any) -> AsyncIterator[Any]:
     else:
         for each in messages:
             yield each
+
+
+def _sendable(details: str) -> str:
+    """A status' text as UTF-8, which names of files may not be, and not too long."""
+    return details.encode(errors="backslashreplace")[:MAX_DETAILS].decode(errors="ignore")
+
+
+def _is_cancelled(task: Any) -> bool:
+    """Whether somebody has cancelled a task whose coroutine has raised so: it may have done that by itself."""
+    return not hasattr(task, "cancelling") or bool(task.cancelling())  # before Python 3.11 nobody can know
 
 
 def _uncancel(task: Any) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from time import perf_counter
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 
-Metadata: TypeAlias = "tuple[tuple[str, str | bytes], ...]"
+from cortex_serve.rpc.metadata import Metadata, sendable
 
 
 class Aborted(Exception):  # raised by `abort`, which people know by that name
@@ -37,6 +37,8 @@ class Kept:
         trailing: metadata that the method wants sent after the answer.
         aborted: the method has aborted; whatever it does then counts for nothing.
         active: neither ended nor given up by the client.
+        compresses: the method has chosen a compression that the client has not been told of: grpcio does that by itself
+            only where the answer is a stream.
     """
 
     def __init__(self, real: Any, ends: float | None) -> None:
@@ -47,6 +49,7 @@ class Kept:
         self.trailing: Metadata = ()
         self.aborted = False
         self.active = True
+        self.compresses = False
         self._callbacks: list[Callable[[], object]] = []
 
     @property
@@ -82,36 +85,43 @@ class Kept:
         ours = max(self._ends - perf_counter(), 0.0)
         return ours if given is None else min(given, ours)
 
-    def set_trailing_metadata(self, trailing_metadata: Iterable[Any]) -> None:
-        self.trailing = tuple((key, value) for key, value in trailing_metadata)
+    def set_trailing_metadata(self, trailing_metadata: Iterable[Any] | None) -> None:
+        self.trailing = sendable(trailing_metadata)
 
     def trailing_metadata(self) -> Metadata:
         return self.trailing
 
     def set_code(self, code: Any) -> None:
-        self.status = _code(code)
+        self.status = None if code is None else _code(code)
 
     def code(self) -> Any:
         return self.status
 
-    def set_details(self, details: str) -> None:
-        self.text = details
+    def set_details(self, details: str | None) -> None:
+        self.text = _text(details)
 
     def details(self) -> str:
         return self.text
 
     def set_compression(self, compression: Any) -> None:
         self.real.set_compression(compression)
+        self.compresses = True
 
     def disable_next_message_compression(self) -> None:
         self.real.disable_next_message_compression()
 
-    def _abort(self, code: Any, details: str, trailing_metadata: Iterable[Any]) -> NoReturn:
-        if code is None or _code(code) is grpc.StatusCode.OK:
+    async def _send_first(self, metadata: Metadata) -> None:
+        if not self.active:
+            raise Cancelled("the client has gone")
+        self.compresses = False
+        await self.real.send_initial_metadata(metadata)
+
+    def _abort(self, code: Any, details: str | None, trailing_metadata: Iterable[Any] | None) -> NoReturn:
+        status, text, trailing = _code(code), _text(details), sendable(trailing_metadata)
+        if status is grpc.StatusCode.OK:
             raise ValueError("context.abort needs a status code that is not OK")
-        self.status, self.text, self.aborted = _code(code), details, True
-        given = tuple((key, value) for key, value in trailing_metadata)
-        self.trailing = given or self.trailing
+        self.status, self.text, self.aborted = status, text, True
+        self.trailing = trailing or self.trailing
         raise Aborted
 
 
@@ -147,13 +157,15 @@ class PlainContext(Kept, grpc.ServicerContext):  # type: ignore[misc]  # grpc ha
         self._cancel()
 
     def send_initial_metadata(self, initial_metadata: Iterable[Any]) -> None:
-        self._run(self.real.send_initial_metadata(tuple(initial_metadata)))
+        self._run(self._send_first(sendable(initial_metadata)))
 
-    def abort(self, code: Any, details: str = "", trailing_metadata: Iterable[Any] = ()) -> NoReturn:
+    def abort(
+        self, code: Any, details: str | None = "", trailing_metadata: Iterable[Any] | None = ()
+    ) -> NoReturn:
         self._abort(code, details, trailing_metadata)
 
     def abort_with_status(self, status: Any) -> NoReturn:
-        self._abort(status.code, status.details, status.trailing_metadata or ())
+        self._abort(status.code, status.details, status.trailing_metadata)
 
 
 class AsyncContext(Kept, grpc.aio.ServicerContext):  # type: ignore[misc]  # grpc has no types
@@ -183,13 +195,15 @@ class AsyncContext(Kept, grpc.aio.ServicerContext):  # type: ignore[misc]  # grp
         await self._write(message)
 
     async def send_initial_metadata(self, initial_metadata: Iterable[Any]) -> None:
-        await self.real.send_initial_metadata(tuple(initial_metadata))
+        await self._send_first(sendable(initial_metadata))
 
-    async def abort(self, code: Any, details: str = "", trailing_metadata: Iterable[Any] = ()) -> NoReturn:
+    async def abort(
+        self, code: Any, details: str | None = "", trailing_metadata: Iterable[Any] | None = ()
+    ) -> NoReturn:
         self._abort(code, details, trailing_metadata)
 
     async def abort_with_status(self, status: Any) -> NoReturn:
-        self._abort(status.code, status.details, status.trailing_metadata or ())
+        self._abort(status.code, status.details, status.trailing_metadata)
 
     def cancelled(self) -> bool:
         return not self.active
@@ -203,4 +217,13 @@ class AsyncContext(Kept, grpc.aio.ServicerContext):  # type: ignore[misc]  # grp
 
 def _code(code: Any) -> Any:
     """grpcio takes numbers, too."""
-    return next((each for each in grpc.StatusCode if each.value[0] == code), code)
+    for each in grpc.StatusCode:
+        if code is each or code == each.value[0]:
+            return each
+    raise ValueError(f"{code!r} is no status code of gRPC; take one of grpc.StatusCode")
+
+
+def _text(details: Any) -> str:
+    if details is not None and not isinstance(details, str):
+        raise TypeError(f"the details of a status must be a str, got {details!r}")
+    return details or ""

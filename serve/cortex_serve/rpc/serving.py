@@ -60,6 +60,8 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_METADATA_BYTES = 96 * 1024
+"""Of one request, as HTTP/2 counts it: more than the gateway lets through."""
 ANNOUNCE = 0.3
 LINGER = 5.0
 CHECK_WITHIN = 10.0
@@ -192,7 +194,7 @@ def create_application(
         models: that the handler uses; None for an API without models.
 
     Raises:
-        HandlerFailed: the constructor raised; the text says what, to its author.
+        HandlerFailed: the constructor raised, or replaced a method; the text says what, to its author.
     """
     spec = _spec_of(release)
     available = handler.offered(spec.handler, models, proto_module_pb2=loaded.module)
@@ -202,6 +204,12 @@ def create_application(
         instance = handler.construct(loaded.cls, available, bind)
     else:
         instance = threads.result(handler.construct, loaded.cls, available, bind)
+    for rpc in loaded.service.rpcs:
+        if not callable(method := getattr(instance, rpc.name)):
+            raise HandlerFailed(
+                f"{spec.handler.path}: {loaded.cls.__name__}.{rpc.name}: must be a method, but its constructor "
+                f"has made it an object of type {type(method).__name__!r}"
+            )
     timeout = spec.handler.request_timeout
     return RpcApplication(
         instance,
@@ -284,6 +292,9 @@ def _options(max_in_flight: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", -1),
+        # grpcio refuses by chance what is between the two
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         # one connection, a proxy's, may bring all that is let in, and some to be refused
         ("grpc.max_concurrent_streams", 2 * max_in_flight + 100),
         # a client that is gone without a word is noticed; one that pings like that, or each 10 s, is no abuse

@@ -285,6 +285,27 @@ def test_the_first_calls_go_to_both_processes_of_a_replica(site: Any, tmp_path: 
             assert pids == set(replica.worker_pids())
 
 
+def test_who_watches_health_takes_no_calls_place(site: Any, tmp_path: Path) -> None:
+    """Nor does it make a process look busy, or keep a replica from leaving."""
+    with (
+        start_replica(
+            tmp_path, WORKERS, files={"trial.proto": WORKERS_PROTO}, protobuf_path="trial.proto"
+        ) as replica,
+        caller(site) as call,
+    ):
+        upstream = Upstream(host="127.0.0.1", port=replica.worker_ports[0])
+        serve(site, speech(upstream, service="trial.Workers", max_concurrency=1))
+        watches = [call.channel.unary_stream(f"/{HEALTH}/Watch")(b"", timeout=60) for _ in range(3)]
+        for watch in watches:
+            assert next(watch) == b"\x08\x01"
+        assert site.run(site.gateway.in_flight()) == {"speech": {upstream: 0}}
+        assert call.one_to_one("Ask", "trial.Workers")(b"", timeout=20)
+        assert site.run(site.gateway.stats())["speech"].total == 1
+        assert set(site.run(site.gateway.stats())) == {"speech"}
+        for watch in watches:
+            watch.cancel()
+
+
 @dataclass
 class Load:
     """Calls from several threads until told to stop.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +11,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
+from support.h2_frames import message, request
 from support.talk import Served, Stubs, start
+
+from cortex_operator.gateway.limits import MAX_HEADERS_KIB
+
+GZIP = b"\x1f\x8b\x08"
+"""How what is compressed begins."""
 
 PLAIN = """
     import threading
+    import grpc
     import talk_pb2, talk_pb2_grpc
     from cortex_internal.lib.log import logger
     from google.protobuf.empty_pb2 import Empty
@@ -37,7 +45,8 @@ PLAIN = """
             for number in range(int(payload.text)):
                 yield Text(text=f"{self.greeting} {number}")
 
-        def Join(self, payload):
+        def Join(self, payload, context):
+            context.set_compression(grpc.Compression.Gzip)
             return Text(text=" ".join(each.text for each in payload))
 
         def Chat(self, context, payload):
@@ -124,6 +133,17 @@ def test_messages_of_any_size(api: Served, size: int) -> None:
     assert [len(each.text) for each in api.stub.Chat(map(api.text, [text, text]))] == [size, size]
 
 
+def test_an_answer_is_compressed_if_the_method_says_so(api: Served) -> None:
+    asked = message(api.text("x" * 1000).SerializeToString())
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+        connection.sendall(request("/tested.Talk/Join", asked, **{"grpc-accept-encoding": "gzip"}))
+        received = b""
+        while GZIP not in received:
+            piece = connection.recv(65536)
+            assert piece, received
+            received += piece
+
+
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])
 def test_a_message_that_is_too_large(api: Served, compression: Any) -> None:
     with pytest.raises(grpc.RpcError) as caught:
@@ -140,6 +160,13 @@ def test_metadata(api: Served) -> None:
     assert trailing == {"x-given": "this", "x-bin": b"\x00", "x-request-id": "mine.1"}
     assert api.wait_for_log("echo named")["request_id"] == "mine.1"
     assert api.wait_for_access("mine.1") == ("/tested.Talk/Echo", 200)
+
+
+def test_metadata_may_be_as_large_as_the_gateway_lets_through(api: Served) -> None:
+    """Of grpcio's own limits the lower one refuses at random."""
+    large = "x" * MAX_HEADERS_KIB * 1024
+    _, call = api.stub.Echo.with_call(api.text(), metadata=[("x-large", large)], timeout=20)
+    assert call.code() is grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("given", [(), (("x-request-id", "../../etc"),), (("x-request-id", "x" * 129),)])

@@ -45,6 +45,7 @@ PLAIN = """
                 context.add_callback(lambda: logger.info("callback of %s", payload.text))
                 self.wait()
                 logger.info("%s is %s", payload.text, "active" if context.is_active() else "left")
+                context.send_initial_metadata([("x-first", "1")])
             self.enter(-1)
             if payload.text == "most":
                 return Text(text=str(self.most))
@@ -198,6 +199,7 @@ def test_a_plain_method_learns_that_its_client_has_left(
         assert not [line for line in api.log(request_id="left") if "access" in line]  # it has not ended
     api.wait_for_log("wait 1 is left")
     assert api.wait_for_access("left") == ("/tested.Talk/Echo", 499)
+    assert not [line for line in api.log(request_id="left") if line.get("level") == "ERROR"]
 
 
 def test_a_generator_is_closed_when_its_client_leaves(serve: Callable[..., Served]) -> None:
@@ -298,3 +300,13 @@ def test_coroutines_have_a_deadline_too(serve: Callable[..., Served]) -> None:
     assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
     api.wait_for_log("cancelled wait")
     assert "the handler raised" not in str(api.log())
+
+
+def test_a_coroutine_that_does_not_mind_being_cancelled_is_late_all_the_same(
+    serve: Callable[..., Served],
+) -> None:
+    stubborn = ASYNC.replace("raise\n", "pass\n")
+    api = serve(stubborn, threads=1, request_timeout=1_000_000_000)
+    call = api.stub.Echo.future(api.text("wait"), metadata=(("x-request-id", "late"),))
+    assert code_of(call) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert api.wait_for_access("late") == ("/tested.Talk/Echo", 504)

@@ -144,6 +144,10 @@ BAD = [
         "It may take: self, config, proto_module_pb2, model_client, metrics_client; "
         "it is defined as `__init__(self, config, module_proto_pb2)`",
     ]),
+    (GRPC, {"rpcs": ["load_model"], "reloads_models": True},
+     handler("self, config, proto_module_pb2, model_client", load_model="self, model_path"), [
+        "Handler: 'load_model', an RPC in the protobuf file, is a method that 'multi_model_reloading' needs; rename the RPC",
+    ]),
     # jobs
     (ASYNC, {}, handler(handle_post="self"), [
         "Handler: the method 'handle_async' is missing; define `def handle_async(self, payload, request_id)`",

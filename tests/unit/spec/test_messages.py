@@ -1205,10 +1205,23 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      ["3:60: iris.handler.protobuf_path: common/a.proto:2:21: missing field number",
       "3:60: iris.handler.protobuf_path: iris.proto:3:1: imports 'nix.proto', which is not in the project; imports "
       "are relative to its root"]),
+    ("H-06 names", realtime(GRPC), {"handler.py": RPC_HANDLER,
+     "iris.proto": PROTO.replace("my_iris", "iris").replace("Predict", "import")},
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:79: 'import' is a keyword of Python; rename the RPC"]),
     ("H-07", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("Predict", "predict"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:9: Handler: the method 'Predict' is missing, which the service in the "
       "protobuf file declares; did you mean 'Predict' by 'predict'?"]),
+    ("H-07 case", realtime(GRPC), {"handler.py": RPC_HANDLER,
+     "iris.proto": PROTO.replace("my_iris", "iris").replace("rpc P", "rpc predict (B) returns (A); rpc P")},
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: the method 'predict' is missing, which the service in the "
+      "protobuf file declares; define `def predict(self, payload, context)`"]),
+    ("H-07 taken", realtime(GRPC + ", multi_model_reloading: {path: s3://b/m/}"),
+     {"handler.py": RPC_HANDLER.replace("Predict(self, payload, context)", "load_model(self, model_path)").replace(
+         "pb2", "pb2, model_client"),
+      "iris.proto": PROTO.replace("my_iris", "iris").replace("Predict", "load_model")},
+     ["3:33: iris.handler.path: handler.py:1:7: Handler: 'load_model', an RPC in the protobuf file, is a method that "
+      "'multi_model_reloading' needs; rename the RPC"]),
     ("H-07 arguments", realtime(GRPC), {"handler.py": RPC_HANDLER.replace("context", "contxt"),
      "iris.proto": PROTO.replace("my_iris", "iris")},
      ["3:33: iris.handler.path: handler.py:2:32: Handler.Predict: the argument 'contxt' is not supported; did you mean "

@@ -118,6 +118,34 @@ def test_what_the_compiler_has_to_say(source: str, problems: tuple[str, ...]) ->
     assert (heads, found.services) == (problems, {})
 
 
+@pytest.mark.parametrize(
+    ("source", "problems"),
+    [
+        ("service S { rpc import(M) returns (M); }",
+         ("a.proto:2:17: 'import' is a keyword of Python; rename the RPC",)),
+        ("\tservice lambda {\n\trpc __init__(M) returns (stream None); }",
+         ("a.proto:2:10: 'lambda' is a keyword of Python; rename the service",
+          "a.proto:3:6: '__init__' cannot be a method of a handler; rename the RPC",
+          "a.proto:3:34: 'None' is a keyword of Python; rename the message")),
+        ("service S { rpc print(in.class.X) returns (M); }", ()),
+    ],
+)  # fmt: skip
+def test_names_that_python_cannot_have(source: str, problems: tuple[str, ...]) -> None:
+    """Those of packages are not seen there."""
+    head = b'syntax = "proto3"; import "x.proto"; message M {} message None {}\n'
+    imported = b'syntax = "proto3"; package in.class; message X {}'
+    found = compiled("a.proto", {"a.proto": head + source.encode(), "x.proto": imported})
+    assert tuple(problem.partition("\n")[0] for problem in found.problems) == problems
+    assert bool(found.services) == (not problems)
+
+
+@pytest.mark.parametrize("path", ["2a.proto", "2b/a.proto", "b/2a.proto", "b.2/a.proto", "a b.proto"])
+def test_files_that_python_cannot_import(path: str) -> None:
+    source = f'syntax = "proto3"; import "{path}";'.encode()
+    found = compiled("a.proto", {"a.proto": source, path: b'syntax = "proto3";', "b-c/d.e.proto": b""})
+    assert found.problems == (f"{path}: Python cannot import a module of such a name; rename the file",)
+
+
 def test_problems_of_large_files_are_a_few() -> None:
     source = (
         'syntax = "proto3"; message M {\n' + "".join(f"  X{n} x{n} = {n + 1};\n" for n in range(100)) + "}"
