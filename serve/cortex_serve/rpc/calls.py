@@ -18,14 +18,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from cortex_core.models.errors import ModelError, UnknownModel, UnknownVersion
+from cortex_core.models.errors import ModelError
 from cortex_core.runtime import NOT_BEGUN
-from cortex_serve import signatures, tracebacks
+from cortex_serve import tracebacks
+from cortex_serve.rpc import status
 from cortex_serve.rpc.context import Aborted, AsyncContext, Cancelled, Kept, PlainContext
 from cortex_serve.rpc.deadlines import Deadlines
-from cortex_serve.rpc.service import Rpc, Service
+from cortex_serve.rpc.method import InvalidMessage, Method, WrongAnswer
+from cortex_serve.rpc.service import Service
 from cortex_serve.rpc.streams import Inlet, Outlet, Running, settled, whole
 from cortex_serve.rpc.threads import HandlerThreads, Handover, Wakeups
 from cortex_serve.stats import CLIENT_CLOSED, Stats
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from cortex_serve.application import Log
     from cortex_serve.models.request import Use
 
-INTERNAL_SERVER_ERROR = "internal server error"
-MAX_DETAILS = 2048
-"""Bytes of a status' text. On the wire they are up to three times as many, and most clients take 8 KiB of metadata."""
 _STILL_THERE = 1.0
 _ROUNDED = 0.01
 """Share of a deadline by which it may have grown on its way to the server."""
@@ -44,80 +42,6 @@ _UNDERWAY = 0.1
 """Seconds that the request, with the deadline, may have taken longer to the server than that the client has left."""
 _AGAIN = ("grpc-retry-pushback-ms", "1000")
 _ELSEWHERE = (NOT_BEGUN, "1")
-
-
-class WrongAnswer(Exception):  # named after what is wrong
-    """What the method returned or yielded cannot be sent; the text says why."""
-
-
-class InvalidMessage(ValueError):  # as above
-    """A request's bytes are not what the .proto file says."""
-
-
-class Method:
-    """What answering one RPC takes.
-
-    Args:
-        rpc: as the .proto file declares it.
-        call: the handler's bound method.
-
-    Attributes:
-        is_async: it is a coroutine function or an asynchronous generator; others are called on a thread.
-    """
-
-    def __init__(self, rpc: Rpc, call: Callable[..., Any]) -> None:
-        names = signatures.declared(call)
-        self.rpc = rpc
-        self.is_async = waits(call)
-        self._call = call
-        self._payload = "payload" in names
-        self._context = "context" in names
-        self._parse = rpc.request.FromString
-        self._name = rpc.response.DESCRIPTOR.full_name
-
-    def __call__(self, payload: Any, context: Any) -> Any:
-        """Call the handler's method with those of the arguments that it declares."""
-        arguments = {}
-        if self._payload:
-            arguments["payload"] = payload
-        if self._context:
-            arguments["context"] = context
-        return self._call(**arguments)
-
-    def parsed(self, message: bytes) -> Any:
-        """A message of the request.
-
-        Raises:
-            InvalidMessage: it is none.
-        """
-        try:
-            return self._parse(message)
-        except DecodeError as error:
-            name = self.rpc.request.DESCRIPTOR.full_name
-            raise InvalidMessage(f"what was sent is not a message of type {name}") from error
-
-    def encoded(self, value: Any) -> bytes:
-        """A message of the answer.
-
-        Raises:
-            WrongAnswer: it is none.
-        """
-        if not isinstance(value, self.rpc.response):
-            descriptor = getattr(value, "DESCRIPTOR", None)
-            if getattr(descriptor, "full_name", None) != self._name:
-                verb = "yield messages" if self.rpc.gives_stream else "return a message"
-                raise WrongAnswer(f"{self.rpc.name} must {verb} of type {self._name}, got {_shown(value)}")
-        data: bytes = value.SerializeToString()
-        return data
-
-    def stream(self, value: Any) -> Any:
-        """What a method with a stream as its answer returned, if that is one."""
-        if not isinstance(value, Iterable | AsyncIterable) or isinstance(value, str | bytes | dict):
-            raise WrongAnswer(
-                f"{self.rpc.name} must yield messages of type {self._name}, or return an iterator of them, "
-                f"got {_shown(value)}"
-            )
-        return value
 
 
 class Calls:
@@ -317,7 +241,7 @@ class _Call:
             return CLIENT_CLOSED
         elapsed = perf_counter() - self._started
         is_late = remaining <= elapsed * _ROUNDED + min(elapsed, _UNDERWAY)
-        return _HTTP_STATUS[grpc.StatusCode.DEADLINE_EXCEEDED] if is_late else CLIENT_CLOSED
+        return status.in_http(grpc.StatusCode.DEADLINE_EXCEEDED) if is_late else CLIENT_CLOSED
 
     async def _on_thread(self, request: Any) -> bytes | None:
         calls, method = self._calls, self._method
@@ -450,16 +374,16 @@ class _Call:
 
     def _cancel(self) -> None:
         """What `context.cancel` does, on the thread."""
-        self._calls.wakeups.call(self._stop, (grpc.StatusCode.CANCELLED, "the method has cancelled it"))
+        self._calls.wakeups.call(self._stop, grpc.StatusCode.CANCELLED, "the method has cancelled it")
 
     def stop_late(self) -> None:
         """It has taken as long as it may."""
-        self._stop((grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._calls.timeout:g} s"))
+        self._stop(grpc.StatusCode.DEADLINE_EXCEEDED, f"it took longer than {self._calls.timeout:g} s")
 
-    def _stop(self, status: tuple[Any, str]) -> None:
+    def _stop(self, code: grpc.StatusCode, details: str) -> None:
         """End it with a status now; the method is told, and may go on."""
         if self._task is not None and not self._answered:
-            self._stopped = status
+            self._stopped = code, details
             self._task.cancel()
 
     async def _end_stopped(self) -> None:
@@ -482,16 +406,11 @@ class _Call:
         """Answer an RPC whose method raised."""
         if self._context is not None and self._context.aborted:
             await self._end_with(self._context.status, self._context.text)
-        if isinstance(error, InvalidMessage):
-            await self._end_with(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if isinstance(error, Cancelled):
             raise asyncio.CancelledError
-        self._log(error)
-        if isinstance(error, ModelError):
-            is_unknown = isinstance(error, UnknownModel | UnknownVersion)
-            code = grpc.StatusCode.NOT_FOUND if is_unknown else grpc.StatusCode.UNAVAILABLE
-            await self._end_with(code, getattr(error, "summary", None) or error.message)
-        await self._end_with(grpc.StatusCode.INTERNAL, INTERNAL_SERVER_ERROR)
+        if not isinstance(error, InvalidMessage):
+            self._log(error)
+        await self._end_with(*status.of(error))
 
     def _log(self, error: BaseException) -> None:
         logger = self._calls.log.logger
@@ -510,8 +429,8 @@ class _Call:
 
     async def _end_with(self, code: Any, details: str, *also: tuple[str, str]) -> None:
         """End the RPC with a status that is not OK; does not return."""
-        self._status = _HTTP_STATUS.get(code, 500)
-        await self._real.abort(code, _sendable(details), (*self._trailing(), *also))
+        self._status = status.in_http(code)
+        await self._real.abort(code, status.sendable(details), (*self._trailing(), *also))
 
     def _trailing(self) -> tuple[tuple[str, Any], ...]:
         given = self._context.trailing if self._context is not None else ()
@@ -531,25 +450,12 @@ class _Stopped(Exception):
     """Stands for what cannot be raised in a coroutine."""
 
 
-def waits(call: Any) -> bool:
-    """Whether a method belongs on the event loop."""
-    return inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
-
-
 def _raisable(failure: BaseException) -> BaseException:
     if isinstance(failure, StopIteration) or not isinstance(failure, Exception):
         stopped = _Stopped()
         stopped.__cause__ = failure
         return stopped
     return failure
-
-
-def _shown(value: Any) -> str:
-    descriptor = getattr(value, "DESCRIPTOR", None)
-    full_name = getattr(descriptor, "full_name", None)
-    if value is None:
-        return "None"
-    return f"a message of type {full_name}" if full_name else f"an object of type {type(value).__name__!r}"
 
 
 def _value(metadata: Iterable[tuple[str, Any]], name: str) -> str | None:
@@ -588,11 +494,6 @@ async def _iterated(messages: Any) -> AsyncIterator[Any]:
             yield each
 
 
-def _sendable(details: str) -> str:
-    """A status' text as UTF-8, which names of files may not be, and not too long."""
-    return details.encode(errors="backslashreplace")[:MAX_DETAILS].decode(errors="ignore")
-
-
 def _is_cancelled(task: Any) -> bool:
     """Whether somebody has cancelled a task whose coroutine has raised so: it may have done that by itself."""
     return not hasattr(task, "cancelling") or bool(task.cancelling())  # before Python 3.11 nobody can know
@@ -608,20 +509,3 @@ _FORMS: dict[bool, Callable[..., Any]] = {
     True: grpc.stream_stream_rpc_method_handler,
 }
 """By whether the answer is a stream. Of requests grpcio need not know: on the wire, one message is a stream of one."""
-
-_HTTP_STATUS = {
-    grpc.StatusCode.CANCELLED: CLIENT_CLOSED,
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
-}
-"""As google.rpc.Code maps them; everything else is 500."""

@@ -39,8 +39,9 @@ from cortex_serve.handler import HandlerFailed
 from cortex_serve.overdue import HANG_UP_WITHIN
 from cortex_serve.request_ids import RequestIds
 from cortex_serve.rpc import modules, reflection
-from cortex_serve.rpc.calls import Calls, Method, waits
+from cortex_serve.rpc.calls import Calls
 from cortex_serve.rpc.health import Health
+from cortex_serve.rpc.method import Method, waits
 from cortex_serve.rpc.service import Service, service_of
 from cortex_serve.rpc.threads import HandlerThreads
 from cortex_serve.stats import Stats

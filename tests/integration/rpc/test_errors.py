@@ -10,7 +10,7 @@ import grpc
 import pytest
 from support.talk import Served, Stubs, start
 
-from cortex_serve.rpc.calls import MAX_DETAILS
+from cortex_serve.rpc.status import MAX_DETAILS
 
 CANCELLED = pytest.param(
     "cancelled",

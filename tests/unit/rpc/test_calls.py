@@ -14,7 +14,8 @@ from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
 from cortex_core.runtime import NOT_BEGUN
 from cortex_serve.request_ids import RequestIds
-from cortex_serve.rpc.calls import Calls, Method
+from cortex_serve.rpc.calls import Calls
+from cortex_serve.rpc.method import Method
 from cortex_serve.rpc.service import Rpc, Service
 from cortex_serve.rpc.threads import HandlerThreads
 from cortex_serve.stats import Stats
