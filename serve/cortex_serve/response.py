@@ -152,22 +152,30 @@ class Chunks:
     Args:
         chunks: the generator.
         threads: that run it if it is not async; None is the event loop's own.
-        running: entered while the generator runs.
+        on_thread: entered while the generator runs on one of them.
+        coroutine: entered while an async one runs.
     """
 
     def __init__(
         self,
         chunks: Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
         threads: Executor | None = None,
-        running: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_thread: Callable[[], AbstractContextManager[None]] = nullcontext,
+        coroutine: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.body_iterator = chunks
         self._threads = threads
-        self._running = running
+        self._on_thread = on_thread
+        self._coroutine = coroutine
 
-    def on(self, threads: Executor, running: Callable[[], AbstractContextManager[None]]) -> Chunks:
+    def on(
+        self,
+        threads: Executor,
+        on_thread: Callable[[], AbstractContextManager[None]],
+        coroutine: Callable[[], AbstractContextManager[None]],
+    ) -> Chunks:
         """The same, on these threads."""
-        return Chunks(self.body_iterator, threads, running)
+        return Chunks(self.body_iterator, threads, on_thread, coroutine)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
         if isinstance(self.body_iterator, AsyncGenerator):
@@ -185,7 +193,7 @@ class Chunks:
         """Gives the next chunk, or what it is given if there is none."""
 
         async def following(end: Any) -> Any:
-            with self._running():
+            with self._coroutine():
                 return await anext(chunks, end)
 
         return following
@@ -196,7 +204,7 @@ class Chunks:
         context = contextvars.copy_context()
 
         def take(end: Any) -> Any:
-            with self._running():
+            with self._on_thread():
                 return context.run(next, chunks, end)
 
         return lambda end: loop.run_in_executor(self._threads, take, end)

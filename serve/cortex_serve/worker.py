@@ -140,6 +140,7 @@ def _http(
                 application.limit_of(release),
                 pulse=_pulse() if application.cancels(cls) else None,
                 oldest_call=lambda: served.stats.oldest_call(),
+                oldest_on_thread=lambda: served.stats.oldest_on_thread(),
                 turn_away=close_the_door,
                 let_in=open_the_door,
             )
@@ -180,6 +181,7 @@ def _rpc(
                 serving.limit_of(release),
                 pulse=_pulse() if serving.cancels(loaded) else None,
                 oldest_call=served.stats.oldest_call,
+                oldest_on_thread=served.stats.oldest_on_thread,
                 turn_away=partial(turn_away, True),
                 let_in=partial(turn_away, False),
             )
