@@ -67,6 +67,7 @@ def main() -> int:
     _die_with(settings.supervisor)
     _keep_to_itself(settings)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the whole group; the supervisor decides
+    _keep_signals_of_children_apart()
     faulthandler.enable()  # who hangs is aborted, and leaves the stacks of its threads, but no image of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     release = releases.read(Path(settings.release))
@@ -395,6 +396,26 @@ def _keep_to_itself(settings: WorkerSettings) -> None:
         if descriptor != -1:
             os.set_inheritable(descriptor, False)
     sys.path[:] = [entry for entry in sys.path if entry != os.sep]
+
+
+def _keep_signals_of_children_apart() -> None:
+    """Have what the handler forks end by a SIGTERM of its own, without word to this process.
+
+    It inherits what this one does about that signal: write into a pipe that both have. The signal waits until that is undone.
+    """
+
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def undo() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=undo)
 
 
 def _leave_soon(status: int) -> None:
