@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
@@ -48,6 +48,7 @@ MAY_RETURN = (
 )
 
 _END = object()
+_NOT_THEIRS = ("x-request-id", "transfer-encoding")
 _CORS_NAMES = frozenset(name for name, _ in CORS)
 NO_BODY = (204, 205, 304)
 
@@ -121,16 +122,16 @@ def raised(exception: HTTPException) -> Answer:
     """An HTTPException of Starlette or FastAPI that the handler raised: its status, its detail as text."""
     detail: Any = exception.detail  # FastAPI's may be anything
     text = detail if isinstance(detail, str) else json_text.encode(detail).decode()
-    headers = [(name.lower(), value) for name, value in (exception.headers or {}).items()]
+    headers = _without_length((name.lower(), value) for name, value in (exception.headers or {}).items())
     body = b"" if exception.status_code in NO_BODY else text.encode("utf-8", "replace")
     return Answer(_sendable(exception.status_code), merged([*TEXT[:1], *headers]), body)
 
 
 def merged(headers: Headers) -> Headers:
-    """The user's headers, and those of CORS where they set none of that name."""
+    """The user's headers, without those that are not up to them, and those of CORS where they set none of that name."""
     names = {name for name, _ in headers}
     return [
-        *(header for header in headers if header[0] != "x-request-id"),
+        *(header for header in headers if header[0] not in _NOT_THEIRS),
         *(CORS if names.isdisjoint(_CORS_NAMES) else [header for header in CORS if header[0] not in names]),
     ]
 
@@ -239,8 +240,13 @@ def _as_it_is(response: Response) -> Answer:
     after = (response.background,) if response.background is not None else ()
     if type(response).__call__ is not Response.__call__:
         return Answer(status, CORS, app=response)
-    headers = [header for header in decoded(response.raw_headers) if header[0] != "content-length"]
+    headers = _without_length(decoded(response.raw_headers))
     return Answer(status, merged(headers), bytes(response.body), after=after)
+
+
+def _without_length(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The carrier gives it."""
+    return [header for header in headers if header[0] != "content-length"]
 
 
 def _sendable(status: int) -> int:

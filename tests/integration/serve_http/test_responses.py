@@ -86,6 +86,9 @@ SOURCE = """
         "redirect": lambda: RedirectResponse("/elsewhere"),
         "own cors": lambda: Response("x", headers={"Access-Control-Allow-Origin": "https://only.example"}),
         "own id": lambda: Response("x", headers={"x-request-id": "forged", "content-length": "77"}),
+        "of another server": lambda: Response("x", headers={"Transfer-Encoding": "chunked", "x-own": "1"}),
+        "stream of another server": lambda: StreamingResponse(pieces(), headers={"transfer-encoding": "gzip, chunked"}),
+        "http exception with a length": lambda: raising(HTTPException(418, "a teapot", {"Content-Length": "3"})),
         "streaming": lambda: StreamingResponse(pieces(), 203, media_type="text/csv"),
         "sync streaming": lambda: StreamingResponse(iter(["a", "b"])),
         "file": lambda: FileResponse(__file__),
@@ -255,6 +258,24 @@ def test_headers_of_a_response(api: Served) -> None:
     forged = api.client.get("/", params={"what": "own id"}, headers={"x-request-id": "real"})
     assert forged.headers.get_list("x-request-id") == ["real"]
     assert forged.headers.get_list("content-length") == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "body", "own"),
+    [
+        ("of another server", b"x", {"content-length": "1", "x-own": "1"}),
+        ("stream of another server", b"one two", {"transfer-encoding": "chunked"}),
+        ("http exception with a length", b"a teapot", {"content-length": "8"}),
+    ],
+)
+def test_how_a_body_is_sent_is_not_up_to_the_handler(
+    api: Served, what: str, body: bytes, own: dict[str, str]
+) -> None:
+    response = api.client.get("/", params={"what": what})
+
+    assert response.content == body
+    assert {name: response.headers.get(name) for name in own} == own
+    assert ("transfer-encoding" in response.headers) != ("content-length" in response.headers)
 
 
 def test_a_file(api: Served) -> None:
