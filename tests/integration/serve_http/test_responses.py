@@ -31,6 +31,11 @@ SOURCE = """
         pass
 
 
+    class Unreadable(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+
     def background():
         logger.info("background task ran")
 
@@ -98,6 +103,7 @@ SOURCE = """
         "status 99": lambda: Response("x", 99),
         "status 700": lambda: Response("x", 700),
         "raise": explode,
+        "raise unreadable": lambda: raising(Unreadable()),
         "exit": lambda: sys.exit(3),
         "http exception": lambda: raising(HTTPException(418, "a teapot", {"X-Tea": "green"})),
         "http exception default": lambda: raising(HTTPException(404)),
@@ -339,6 +345,17 @@ def test_an_exception_is_500_with_a_fixed_text_and_the_users_traceback_in_the_lo
     assert first == "the handler raised ValueError: secret inside"
     assert re.fullmatch(r'  File ".*/handler\.py", line \d+, in handle_get', frames[1])
     assert frames[-1] == "ValueError: secret inside"
+    assert "cortex_serve" not in line["text"]
+
+
+def test_an_exception_without_words_is_logged_by_its_name(api: Served) -> None:
+    response = api.client.get(
+        "/", params={"what": "raise unreadable"}, headers={"x-request-id": "unreadable"}
+    )
+
+    assert (response.status_code, response.text) == (500, "internal server error")
+    (line,) = [line for line in api.log(request_id="unreadable") if "text" in line]
+    assert line["text"].startswith("the handler raised Unreadable: <")
     assert "cortex_serve" not in line["text"]
 
 
