@@ -346,6 +346,14 @@ class _Chunks:
         self.close = getattr(body, "close", lambda: None)
 
 
+class AnswerCut(Exception):
+    """Raised by a body, has an answer end in the middle. Why has been logged; what granian says about it is not."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return f"\n{AnswerCut.__name__}: " not in record.getMessage()
+
+
 class _NoLoop:
     """Stands where granian wants an event loop and, serving with threads, never uses it."""
 
@@ -379,4 +387,5 @@ def _granian() -> Any:
         spec.loader.exec_module(module)
         sys.modules[name] = module
     logging.getLogger("_granian").setLevel(logging.WARNING)
+    logging.getLogger("_granian.utils").addFilter(_is_news)
     return sys.modules[name]
