@@ -35,7 +35,8 @@ class Carrier:
         self._application = application
         self._threads = application.pool
         self._tells_age = late_after(application.request_timeout) is not None
-        self._running = application.stats.call
+        self._coroutine = application.stats.coroutine
+        self._on_a_thread = application.stats.on_thread
         self._left_alone = set[asyncio.Task[None]]()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,12 +175,12 @@ class Carrier:
                 Headers(raw=scope["headers"]) if plan.headers else None,
             )
             if plan.is_async:
-                with self._running():
+                with self._coroutine():
                     value = await plan.call(**arguments)
             else:
                 value = await self._on_thread(plan, arguments, request_id)
             if inspect.isawaitable(value):
-                with self._running():
+                with self._coroutine():
                     value = await value
             return response.answer(value)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
@@ -189,7 +190,7 @@ class Carrier:
         context = contextvars.copy_context()
 
         def call() -> Any:
-            with self._running():
+            with self._on_a_thread():
                 return context.run(plan.call, **arguments)
 
         calling = self._threads.submit(call)
@@ -221,10 +222,10 @@ class Carrier:
 
         try:
             if isinstance(answer.app, Chunks):
-                chunks = answer.app.on(self._threads, self._running)
+                chunks = answer.app.on(self._threads, self._on_a_thread, self._coroutine)
                 await response.run(chunks, scope, never, send)
             else:
-                with self._running():
+                with self._coroutine():
                     await response.run(answer.app, scope, never, send)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             if not reply.started:

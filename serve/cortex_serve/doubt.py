@@ -50,6 +50,7 @@ class Doubt:
         limit: seconds that a call of the handler may take.
         pulse: of the loop that coroutines run on, which are cancelled when they take longer; None if calls have threads.
         oldest_call: for how many seconds the longest call that runs now has run; None when none runs.
+        oldest_on_thread: the same of calls that have threads, which nothing cancels.
         turn_away: has newcomers turned away.
         let_in: has them accepted again.
     """
@@ -60,12 +61,14 @@ class Doubt:
         *,
         pulse: Pulse | None,
         oldest_call: Callable[[], float | None],
+        oldest_on_thread: Callable[[], float | None],
         turn_away: Callable[[], None],
         let_in: Callable[[], None],
     ) -> None:
         self._limit = limit
         self._pulse = pulse
         self._oldest_call = oldest_call
+        self._oldest_on_thread = oldest_on_thread
         self._turn_away = turn_away
         self._let_in = let_in
         self._doubted = False
@@ -77,7 +80,7 @@ class Doubt:
             Seconds after which to look again; no call that begins meanwhile is long by then.
         """
         oldest = self._oldest_call() or 0.0
-        left = self._limit - EARLY - oldest
+        left = self._until_long(oldest)
         doubted = left <= 0 and self._is_doubtful(oldest)
         if doubted != self._doubted:
             self._doubted = doubted
@@ -87,4 +90,8 @@ class Doubt:
     def _is_doubtful(self, oldest: float) -> bool:
         if self._pulse is None or oldest >= self._limit + CANCELLED_WITHIN:
             return True
-        return self._pulse.is_missing()
+        return self._until_long(self._oldest_on_thread() or 0.0) <= 0 or self._pulse.is_missing()
+
+    def _until_long(self, call: float) -> float:
+        """Seconds until a call that has run so long may hang."""
+        return self._limit - EARLY - call

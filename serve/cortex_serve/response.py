@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 from http import HTTPStatus
@@ -48,8 +48,13 @@ MAY_RETURN = (
 )
 
 _END = object()
+_NOT_THEIRS = ("x-request-id", "transfer-encoding")
 _CORS_NAMES = frozenset(name for name, _ in CORS)
 NO_BODY = (204, 205, 304)
+
+
+class AnswerCut(Exception):
+    """Raised by a body, has an answer end in the middle. Why has been logged; what granian says about it is not."""
 
 
 class NotSerializable(Exception):
@@ -121,16 +126,16 @@ def raised(exception: HTTPException) -> Answer:
     """An HTTPException of Starlette or FastAPI that the handler raised: its status, its detail as text."""
     detail: Any = exception.detail  # FastAPI's may be anything
     text = detail if isinstance(detail, str) else json_text.encode(detail).decode()
-    headers = [(name.lower(), value) for name, value in (exception.headers or {}).items()]
+    headers = _without_length((name.lower(), value) for name, value in (exception.headers or {}).items())
     body = b"" if exception.status_code in NO_BODY else text.encode("utf-8", "replace")
     return Answer(_sendable(exception.status_code), merged([*TEXT[:1], *headers]), body)
 
 
 def merged(headers: Headers) -> Headers:
-    """The user's headers, and those of CORS where they set none of that name."""
+    """The user's headers, without those that are not up to them, and those of CORS where they set none of that name."""
     names = {name for name, _ in headers}
     return [
-        *(header for header in headers if header[0] != "x-request-id"),
+        *(header for header in headers if header[0] not in _NOT_THEIRS),
         *(CORS if names.isdisjoint(_CORS_NAMES) else [header for header in CORS if header[0] not in names]),
     ]
 
@@ -152,22 +157,30 @@ class Chunks:
     Args:
         chunks: the generator.
         threads: that run it if it is not async; None is the event loop's own.
-        running: entered while the generator runs.
+        on_thread: entered while the generator runs on one of them.
+        coroutine: entered while an async one runs.
     """
 
     def __init__(
         self,
         chunks: Generator[Any, Any, Any] | AsyncGenerator[Any, Any],
         threads: Executor | None = None,
-        running: Callable[[], AbstractContextManager[None]] = nullcontext,
+        on_thread: Callable[[], AbstractContextManager[None]] = nullcontext,
+        coroutine: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.body_iterator = chunks
         self._threads = threads
-        self._running = running
+        self._on_thread = on_thread
+        self._coroutine = coroutine
 
-    def on(self, threads: Executor, running: Callable[[], AbstractContextManager[None]]) -> Chunks:
+    def on(
+        self,
+        threads: Executor,
+        on_thread: Callable[[], AbstractContextManager[None]],
+        coroutine: Callable[[], AbstractContextManager[None]],
+    ) -> Chunks:
         """The same, on these threads."""
-        return Chunks(self.body_iterator, threads, running)
+        return Chunks(self.body_iterator, threads, on_thread, coroutine)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's shape
         if isinstance(self.body_iterator, AsyncGenerator):
@@ -185,7 +198,7 @@ class Chunks:
         """Gives the next chunk, or what it is given if there is none."""
 
         async def following(end: Any) -> Any:
-            with self._running():
+            with self._coroutine():
                 return await anext(chunks, end)
 
         return following
@@ -196,7 +209,7 @@ class Chunks:
         context = contextvars.copy_context()
 
         def take(end: Any) -> Any:
-            with self._running():
+            with self._on_thread():
                 return context.run(next, chunks, end)
 
         return lambda end: loop.run_in_executor(self._threads, take, end)
@@ -231,8 +244,13 @@ def _as_it_is(response: Response) -> Answer:
     after = (response.background,) if response.background is not None else ()
     if type(response).__call__ is not Response.__call__:
         return Answer(status, CORS, app=response)
-    headers = [header for header in decoded(response.raw_headers) if header[0] != "content-length"]
+    headers = _without_length(decoded(response.raw_headers))
     return Answer(status, merged(headers), bytes(response.body), after=after)
+
+
+def _without_length(headers: Iterable[tuple[str, str]]) -> Headers:
+    """The carrier gives it."""
+    return [header for header in headers if header[0] != "content-length"]
 
 
 def _sendable(status: int) -> int:

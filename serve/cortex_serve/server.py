@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cortex_core.runtime import IDLE_TIMEOUT
 from cortex_serve.listeners import BACKLOG, MAX_CONNECTIONS, turn_away, waiting
+from cortex_serve.response import AnswerCut
 
 if TYPE_CHECKING:
     import asyncio
@@ -346,6 +347,10 @@ class _Chunks:
         self.close = getattr(body, "close", lambda: None)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    return f"\n{AnswerCut.__name__}: " not in record.getMessage()
+
+
 class _NoLoop:
     """Stands where granian wants an event loop and, serving with threads, never uses it."""
 
@@ -379,4 +384,5 @@ def _granian() -> Any:
         spec.loader.exec_module(module)
         sys.modules[name] = module
     logging.getLogger("_granian").setLevel(logging.WARNING)
+    logging.getLogger("_granian.utils").addFilter(_is_news)
     return sys.modules[name]

@@ -73,12 +73,13 @@ class Stats:
     """All counters of this process.
 
     Attributes:
-        calls: when each call of the handler began that no thread is busy with (coroutines), by anything.
+        calls: when each call of the handler began that can be cancelled (coroutines), by anything.
         batches: what was counted of batches; None where requests are not batched.
     """
 
     def __init__(self) -> None:
         self.calls: dict[object, float] = {}
+        self._on_threads: dict[object, float] = {}
         self.batches: Callable[[], BatchCounts] | None = None
         self._all: list[Counters] = []
         self._free: list[Counters] = []
@@ -88,14 +89,25 @@ class Stats:
         """The calling thread's counters."""
         return self._local.counters
 
-    def call(self) -> Call:
-        """A call that no thread is known to be busy with; it runs while this is entered."""
+    def coroutine(self) -> Call:
+        """A call that can be cancelled; it runs while this is entered."""
         return Call(self.calls)
+
+    def on_thread(self) -> Call:
+        """A call on a thread that counts nothing else; it runs while this is entered."""
+        return Call(self._on_threads)
 
     def oldest_call(self) -> float | None:
         """For how many seconds the longest of the calls of the handler that run now has run; None when none runs."""
-        began = [*(at for each in list(self._all) if (at := each.began)), *list(self.calls.values())]
-        return perf_counter() - min(began) if began else None
+        return _oldest([*self._begun_on_threads(), *list(self.calls.values())])
+
+    def oldest_on_thread(self) -> float | None:
+        """The same of those that nothing can cancel."""
+        return _oldest(self._begun_on_threads())
+
+    def _begun_on_threads(self) -> list[float]:
+        counted = [at for each in list(self._all) if (at := each.began)]
+        return [*counted, *list(self._on_threads.values())]
 
     def snapshot(self) -> StatsSnapshot:
         every = list(self._all)
@@ -124,13 +136,17 @@ def total(snapshots: Iterable[StatsSnapshot]) -> StatsSnapshot:
     )
 
 
+def _oldest(began: list[float]) -> float | None:
+    return perf_counter() - min(began) if began else None
+
+
 def _columns(rows: Iterable[Iterable[int]]) -> tuple[int, ...]:
     summed = tuple(sum(column) for column in zip(*rows, strict=True))
     return summed or (0,) * (len(BUCKETS) + 1)
 
 
 class Call:
-    """One of the calls of `Stats.calls`, on whatever runs it; entered once."""
+    """One call of the handler, among the others of its sort; entered once."""
 
     __slots__ = ("_calls",)
 

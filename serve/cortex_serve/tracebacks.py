@@ -30,6 +30,11 @@ def text(error: BaseException) -> str:
     return "".join(lines).rstrip("\n")
 
 
+def words(error: BaseException) -> str:
+    """What the error says, also where its `__str__` fails."""
+    return str(traceback.TracebackException(type(error), error, None, lookup_lines=False))
+
+
 def is_carrier(filename: str) -> bool:
     """Whether a file's frames say nothing about the user's code."""
     return (

@@ -67,6 +67,7 @@ def main() -> int:
     _die_with(settings.supervisor)
     _keep_to_itself(settings)
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the whole group; the supervisor decides
+    _keep_signals_of_children_apart()
     faulthandler.enable()  # who hangs is aborted, and leaves the stacks of its threads, but no image of its memory
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     release = releases.read(Path(settings.release))
@@ -140,6 +141,7 @@ def _http(
                 application.limit_of(release),
                 pulse=_pulse() if application.cancels(cls) else None,
                 oldest_call=lambda: served.stats.oldest_call(),
+                oldest_on_thread=lambda: served.stats.oldest_on_thread(),
                 turn_away=close_the_door,
                 let_in=open_the_door,
             )
@@ -180,6 +182,7 @@ def _rpc(
                 serving.limit_of(release),
                 pulse=_pulse() if serving.cancels(loaded) else None,
                 oldest_call=served.stats.oldest_call,
+                oldest_on_thread=served.stats.oldest_on_thread,
                 turn_away=partial(turn_away, True),
                 let_in=partial(turn_away, False),
             )
@@ -393,6 +396,27 @@ def _keep_to_itself(settings: WorkerSettings) -> None:
         if descriptor != -1:
             os.set_inheritable(descriptor, False)
     sys.path[:] = [entry for entry in sys.path if entry != os.sep]
+
+
+def _keep_signals_of_children_apart() -> None:
+    """Have what the handler forks end by a SIGTERM of its own, without word to this process.
+
+    It inherits what this one does about that signal: write into a pipe that both have. The signal waits until that is undone.
+    """
+    forking = threading.local()
+
+    def hold() -> None:
+        forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, forking.mask)
+
+    def undo() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=undo)
 
 
 def _leave_soon(status: int) -> None:

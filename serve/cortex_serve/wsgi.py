@@ -14,7 +14,7 @@ from cortex_serve import response
 from cortex_serve.background import Background, Exchange
 from cortex_serve.deadline import late_after, waited
 from cortex_serve.payload import BodyIncomplete, BodyTooLarge, BodyWithoutLength
-from cortex_serve.response import NO_BODY, Answer, Chunks
+from cortex_serve.response import NO_BODY, Answer, AnswerCut, Chunks
 from cortex_serve.stats import CLIENT_CLOSED, Counters
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ class _Stream:
         except BaseException as error:
             self._status = 500
             self._failed(error)
-            raise
+            raise AnswerCut from error
 
     def _called(self, function: Callable[[], _Result]) -> _Result:
         """Run a part of the user's code; the server's thread is busy with it."""

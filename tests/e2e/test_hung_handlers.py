@@ -64,6 +64,10 @@ class Handler:
             HANGS[payload["hang"]]()
         return {"n": payload["n"], "version": "1"}
 """
+MIXED = f"""{HANDLER}
+    async def handle_get(self):
+        return "beside it"
+"""
 BATCHED = """
 class Handler:
     def __init__(self, config):
@@ -114,6 +118,7 @@ class Handler:
 def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     project = tmp_path_factory.mktemp("project")
     (project / "handler.py").write_text(HANDLER)
+    (project / "mixed.py").write_text(MIXED)
     (project / "waiting.py").write_text(ASYNC)
     (project / "batched.py").write_text(BATCHED)
     (project / "spoken.py").write_text(SPOKEN)
@@ -131,6 +136,12 @@ def served(cortex: Installation, tmp_path_factory: pytest.TempPathFactory) -> It
   handler:
     type: python
     path: handler.py
+    request_timeout: {LONE_DEADLINE:.0f}s
+- name: mixed
+  kind: RealtimeAPI
+  handler:
+    type: python
+    path: mixed.py
     request_timeout: {LONE_DEADLINE:.0f}s
 - name: batched
   kind: RealtimeAPI
@@ -214,7 +225,7 @@ def test_a_hung_worker_is_replaced(served: Installation, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["waits_for_itself", "never_ends"])
-@pytest.mark.parametrize("api", ["lone", "stuck"])
+@pytest.mark.parametrize("api", ["lone", "stuck", "mixed"])
 def test_requests_right_after_a_hang_are_answered(served: Installation, api: str, way: str) -> None:
     before = ready_workers(served, api)
     with ThreadPoolExecutor(

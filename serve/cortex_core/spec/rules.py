@@ -465,7 +465,7 @@ def _service_count(api: View, path: str, found: proto.Proto, source: bytes) -> I
 def _package(api: View, path: str, found: proto.Proto, source: bytes) -> Iterator[Finding]:
     if api.name is None:
         return
-    wanted = api.name.replace("-", "_")
+    wanted = _package_of(api.name)
     if found.package is None or found.package_at is None:
         yield api.finding(path, f"the file must name its package; add 'package {wanted};'")
     elif found.package != wanted:
@@ -476,12 +476,17 @@ def _package(api: View, path: str, found: proto.Proto, source: bytes) -> Iterato
 
 def _grpc_endpoint(api: View, found: proto.Proto) -> Iterator[Finding]:
     endpoint = api.values("networking.endpoint")
-    if endpoint is None or endpoint[0] is None or found.package is None or len(found.services) != 1:
+    if endpoint is None or endpoint[0] is None or api.name is None or len(found.services) != 1:
         return
-    only = f"/{found.package}.{found.services[0]}"
+    only = f"/{_package_of(api.name)}.{found.services[0]}"
     if canonical(endpoint[0]) != only:
         message = f"a gRPC API can only have the endpoint '{only}' (the default), got {shown(endpoint[0])}"
         yield api.finding("networking.endpoint", message)
+
+
+def _package_of(api: str) -> str:
+    """The package that the .proto file of an API has."""
+    return api.replace("-", "_")
 
 
 def _missing_file(api: View, path: str, project: ProjectFiles) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ class Batcher(Generic[R]):
         call: calls the handler; returns how each of the requests is answered, in their order. Does not raise.
             What it returns may be made only when it is looked at, while the next batch runs.
         submit: runs a function soon, on a thread of the handler.
-        running: entered while a batch runs (`Stats.call`).
+        running: entered while a batch runs (`Stats.on_thread` or `Stats.coroutine`).
         limit: requests that may be unanswered at a time.
         timeout: seconds until a request is answered in any case.
         clock: monotonic seconds.

@@ -96,7 +96,7 @@ class Carrier:
             Queue(Policy.of(spec)),
             self._replies,
             submit=(self._waits or application.pool).submit,
-            running=application.stats.call,
+            running=application.stats.coroutine if self.plan.is_async else application.stats.on_thread,
             limit=application.max_in_flight,
             timeout=application.request_timeout,
         )

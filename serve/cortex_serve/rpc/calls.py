@@ -423,7 +423,7 @@ class _Call:
             logger.error(
                 "the handler raised %s: %s",
                 type(error).__name__,
-                error,
+                tracebacks.words(error),
                 exc_info=(type(error), error, tracebacks.from_first_user_frame(error)),
             )
 

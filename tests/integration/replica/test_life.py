@@ -260,3 +260,31 @@ def in_flight(replica: RunningReplica) -> Iterator[None]:
 def _read_all(connection: socket.socket) -> bytes:
     with connection:
         return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_processes_that_the_handler_forks_end_alone(start: Start, keyword: str) -> None:
+    source = f"""
+        import multiprocessing, os, time
+
+        FORK = multiprocessing.get_context("fork")
+
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            {keyword} handle_get(self):
+                child = FORK.Process(target=time.sleep, args=(60,))
+                child.start()
+                child.terminate()
+                child.join(10)
+                ended = child.exitcode
+                child.kill()
+                return [os.getpid(), ended]
+    """
+    replica = start(source)
+    for _ in range(3):
+        status, body = replica.request("GET")
+        assert (status, json.loads(body)) == (200, [*replica.worker_pids(), -signal.SIGTERM])
+    assert not [line for line in replica.log() if "started again" in line["message"]]
+    assert replica.stop() == 0

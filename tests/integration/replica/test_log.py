@@ -256,3 +256,27 @@ def _all_messages(replica: RunningReplica) -> list[str]:
 def _age(file: Path) -> int:
     suffix = file.suffix[1:]
     return int(suffix) if suffix.isdigit() else 0
+
+
+def test_a_stream_that_fails_is_logged_once_and_without_frames_of_ours(start: Start) -> None:
+    source = """
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            def handle_get(self):
+                return self.pieces()
+
+            def pieces(self):
+                yield "begun"
+                raise ValueError("in the middle")
+    """
+    replica = start(source)
+    with replica.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        while connection.recv(65536):
+            pass
+    assert replica.stop() == 0
+    errors = [line for line in replica.log() if line["levelname"] == "ERROR"]
+    assert [line["message"] for line in errors] == ["the handler raised ValueError: in the middle"]
+    assert "cortex_serve" not in errors[0]["exc_info"]

@@ -31,6 +31,11 @@ SOURCE = """
         pass
 
 
+    class Unreadable(Exception):
+        def __str__(self):
+            raise RuntimeError("no words")
+
+
     def background():
         logger.info("background task ran")
 
@@ -86,6 +91,9 @@ SOURCE = """
         "redirect": lambda: RedirectResponse("/elsewhere"),
         "own cors": lambda: Response("x", headers={"Access-Control-Allow-Origin": "https://only.example"}),
         "own id": lambda: Response("x", headers={"x-request-id": "forged", "content-length": "77"}),
+        "of another server": lambda: Response("x", headers={"Transfer-Encoding": "chunked", "x-own": "1"}),
+        "stream of another server": lambda: StreamingResponse(pieces(), headers={"transfer-encoding": "gzip, chunked"}),
+        "http exception with a length": lambda: raising(HTTPException(418, "a teapot", {"Content-Length": "3"})),
         "streaming": lambda: StreamingResponse(pieces(), 203, media_type="text/csv"),
         "sync streaming": lambda: StreamingResponse(iter(["a", "b"])),
         "file": lambda: FileResponse(__file__),
@@ -95,6 +103,7 @@ SOURCE = """
         "status 99": lambda: Response("x", 99),
         "status 700": lambda: Response("x", 700),
         "raise": explode,
+        "raise unreadable": lambda: raising(Unreadable()),
         "exit": lambda: sys.exit(3),
         "http exception": lambda: raising(HTTPException(418, "a teapot", {"X-Tea": "green"})),
         "http exception default": lambda: raising(HTTPException(404)),
@@ -257,6 +266,24 @@ def test_headers_of_a_response(api: Served) -> None:
     assert forged.headers.get_list("content-length") == ["1"]
 
 
+@pytest.mark.parametrize(
+    ("what", "body", "own"),
+    [
+        ("of another server", b"x", {"content-length": "1", "x-own": "1"}),
+        ("stream of another server", b"one two", {"transfer-encoding": "chunked"}),
+        ("http exception with a length", b"a teapot", {"content-length": "8"}),
+    ],
+)
+def test_how_a_body_is_sent_is_not_up_to_the_handler(
+    api: Served, what: str, body: bytes, own: dict[str, str]
+) -> None:
+    response = api.client.get("/", params={"what": what})
+
+    assert response.content == body
+    assert {name: response.headers.get(name) for name in own} == own
+    assert ("transfer-encoding" in response.headers) != ("content-length" in response.headers)
+
+
 def test_a_file(api: Served) -> None:
     response = api.client.get("/", params={"what": "file"})
 
@@ -318,6 +345,17 @@ def test_an_exception_is_500_with_a_fixed_text_and_the_users_traceback_in_the_lo
     assert first == "the handler raised ValueError: secret inside"
     assert re.fullmatch(r'  File ".*/handler\.py", line \d+, in handle_get', frames[1])
     assert frames[-1] == "ValueError: secret inside"
+    assert "cortex_serve" not in line["text"]
+
+
+def test_an_exception_without_words_is_logged_by_its_name(api: Served) -> None:
+    response = api.client.get(
+        "/", params={"what": "raise unreadable"}, headers={"x-request-id": "unreadable"}
+    )
+
+    assert (response.status_code, response.text) == (500, "internal server error")
+    (line,) = [line for line in api.log(request_id="unreadable") if "text" in line]
+    assert line["text"].startswith("the handler raised Unreadable: <")
     assert "cortex_serve" not in line["text"]
 
 

@@ -28,16 +28,19 @@ class Worker:
     """A worker whose only call is `call` seconds old.
 
     Attributes:
+        on_thread: whether that is a plain method, on a thread of its own.
         told: what was done about newcomers.
     """
 
     def __init__(self, *, loop: Loop | None = None) -> None:
         self.call: float | None = None
+        self.on_thread = loop is None
         self.told: list[str] = []
         self.doubt = Doubt(
             LIMIT,
             pulse=Pulse(loop.call_soon) if loop is not None else None,
             oldest_call=lambda: self.call,
+            oldest_on_thread=lambda: self.call if self.on_thread else None,
             turn_away=lambda: self.told.append("turn away"),
             let_in=lambda: self.told.append("let in"),
         )
@@ -78,6 +81,19 @@ def test_a_coroutine_that_waits_is_no_reason_for_doubt() -> None:
         loop.turn()
         worker.call += AGAIN
     assert worker.told == []
+
+
+def test_a_thread_is_one_though_the_loop_beside_it_goes_on() -> None:
+    loop = Loop()
+    worker = Worker(loop=loop)
+    worker.on_thread = True
+    worker.call = LIMIT - EARLY
+    worker.doubt.look()
+    loop.turn()
+    assert worker.told == ["turn away"]
+    worker.call = 0.0
+    worker.doubt.look()
+    assert worker.told == ["turn away", "let in"]
 
 
 def test_a_coroutine_that_is_not_cancelled_is_one() -> None:

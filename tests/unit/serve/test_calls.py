@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -49,6 +50,10 @@ def watched(handler: Any, seen: Seen) -> Application:
     application = Application(handler, threads=1, log=Silence())
     seen.runs = lambda: application.stats.snapshot().oldest_call is not None
     return application
+
+
+def _runs_on_thread(application: Application) -> bool:
+    return application.stats.oldest_on_thread() is not None
 
 
 def by_wsgi(application: Application, seen: Seen) -> None:
@@ -154,6 +159,39 @@ def test_coroutines_and_async_generators_run_on_the_loop() -> None:
 
     assert [runs for moment, runs in seen.moments if moment == "call"] == [True] * 4
     assert {runs for moment, runs in seen.moments if moment != "call"} == {False}
+
+
+def test_only_calls_on_threads_cannot_be_cancelled() -> None:
+    seen = Seen()
+
+    def chunks() -> Iterator[str]:
+        seen("thread")
+        yield "1"
+
+    async def waiting_chunks() -> AsyncIterator[str]:
+        seen("loop")
+        yield "1"
+
+    class Plain:
+        def handle_post(self, payload: Any) -> Any:
+            seen("thread")
+            return chunks()
+
+        async def handle_get(self) -> None: ...
+
+    class Waiting:
+        async def handle_post(self, payload: Any) -> Any:
+            seen("loop")
+            return waiting_chunks()
+
+    for handler in (Plain(), Waiting()):
+        application = watched(handler, seen)
+        seen.runs = partial(_runs_on_thread, application)
+        by_asgi(application, seen)
+        application.close()
+
+    assert [runs for moment, runs in seen.moments if moment == "thread"] == [True] * 2
+    assert [runs for moment, runs in seen.moments if moment == "loop"] == [False] * 2
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])

@@ -1199,6 +1199,12 @@ FILES: list[tuple[str, str, dict[str, str], list[str]]] = [
      {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
      ["4:26: my-iris.networking.endpoint: a gRPC API can only have the endpoint '/my_iris.Iris' (the default), "
       "got '/iris'"]),
+    ("S-16 and S-17", realtime(GRPC, "  networking: {endpoint: /my_iris.Iris}\n"),
+     {"handler.py": RPC_HANDLER, "iris.proto": PROTO},
+     ["3:60: iris.handler.protobuf_path: iris.proto:1:28: the file's package must be 'iris' (the API's name), got "
+      "'my_iris'",
+      "4:26: iris.networking.endpoint: a gRPC API can only have the endpoint '/iris.Iris' (the default), "
+      "got '/my_iris.Iris'"]),
     ("H-06", realtime(GRPC), {"handler.py": RPC_HANDLER, "common__a.proto": "syntax = 'proto3';\nmessage A { int32 b }",
      "iris.proto": "syntax = 'proto3';\npackage iris;\nimport 'nix.proto';\nimport 'common/a.proto';\n"
      "import 'google/protobuf/empty.proto';\nservice Iris { rpc Predict (A) returns (nix.B); }"},
