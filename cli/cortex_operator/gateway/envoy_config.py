@@ -384,7 +384,7 @@ def _cluster(route: Route, name: str, max_requests: int) -> Document:
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "load_balancing_policy": {"policies": [{"typed_extension_config": _least_requests()}]},
         "circuit_breakers": {"thresholds": [_limits(max_requests)]},
-        "outlier_detection": _step_around_unreachable(),
+        "outlier_detection": _step_around_unreachable(route),
         "typed_extension_protocol_options": _protocol(route),
     }
 
@@ -408,9 +408,14 @@ def _limits(max_requests: int) -> Document:
     }
 
 
-def _step_around_unreachable() -> Document:
+def _step_around_unreachable(route: Route) -> Document:
     """A replica that cannot be connected to has no requests and would attract all of them: leave it out for a
-    second while at least as many others remain. Answers with 5xx are the handler's, and never a reason."""
+    second. Answers with 5xx are the handler's, and never a reason.
+
+    One must be left that gets requests, or they would be refused instead of waiting for it. Envoy takes its
+    share of all, also of those that are leaving, which may be twice as many.
+    """
+    has_others = sum(not upstream.draining for upstream in route.upstreams) > 1
     return {
         "split_external_local_origin_errors": True,
         "consecutive_local_origin_failure": 1,
@@ -420,7 +425,8 @@ def _step_around_unreachable() -> Document:
         "enforcing_consecutive_gateway_failure": 0,
         "enforcing_success_rate": 0,
         "enforcing_failure_percentage": 0,
-        "max_ejection_percent": 50,
+        "always_eject_one_host": has_others,
+        "max_ejection_percent": 33 if has_others else 0,
         "interval": "0.25s",
         "base_ejection_time": "0.5s",
         "max_ejection_time": "1s",

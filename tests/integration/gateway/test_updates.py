@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support.installation import wait_for
 from support.load import load
 from support.replica_double import ReplicaDouble
@@ -109,25 +110,30 @@ def test_no_ready_replica_is_503_in_json(site: Any, replica: Callable[[str], Rep
     assert ask(site)[0] == 503
 
 
-def test_restart_on_the_same_port_loses_only_what_was_in_flight(
-    site: Any, replica: Callable[[str], ReplicaDouble]
+@pytest.mark.parametrize(("serving", "leaving"), [(1, 0), (1, 3), (2, 4)])
+def test_restart_on_the_same_ports_loses_only_what_was_in_flight(
+    site: Any, replica: Callable[[str], ReplicaDouble], serving: int, leaving: int
 ) -> None:
-    double = replica("1")
-    site.serve(at(double))
+    doubles = [replica("1") for _ in range(serving)]
+    others = [replica("old") for _ in range(leaving)]
+    site.serve(*map(at, doubles), *(at(other, draining=True) for other in others))
     connections = 8
     with load(f"{site.url}/iris", connections=connections, pause=0.005) as running:
         for _ in range(3):
             before = running.so_far()
             wait_for(lambda b=before: running.so_far().answers > b.answers + 50, within=10, what="load")
-            double.kill()
+            for double in doubles:
+                double.kill()
             time.sleep(1)  # how long the restart takes
-            double.start()
+            for double in doubles:
+                double.start()
             wait_for(lambda b=before: running.so_far().answers > b.answers + 100, within=10, what="back")
             lost = running.so_far().failures[len(before.failures) :]
             # A killed process takes some milliseconds to close its sockets. Who lost a request to it and sends the
             # next one at once may meet it once more, and then that one was in flight on it, too.
             assert len(lost) <= 2 * connections
             assert all("502" in failure for failure in lost), lost
+    assert running.so_far().seen == {"1"}
 
 
 def test_a_body_is_sent_again_to_a_replica_that_was_not_reachable(

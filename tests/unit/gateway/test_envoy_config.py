@@ -56,6 +56,19 @@ def test_documents_are_as_reviewed(name: str, document: dict[str, Any]) -> None:
     assert document == written
 
 
+@pytest.mark.parametrize("serving", range(12))
+def test_one_is_left_for_requests_to_wait_for_whoever_else_is_leaving(serving: int) -> None:
+    for leaving in range(2 * serving + 1):
+        upstreams = tuple(
+            Upstream(host="127.0.0.1", port=1 + number, draining=number >= serving)
+            for number in range(serving + leaving)
+        )
+        [cluster] = envoy_config.clusters([dataclasses.replace(IRIS, upstreams=upstreams)])["resources"]
+        rule = cluster["outlier_detection"]
+        left_out = max(rule["always_eject_one_host"], rule["max_ejection_percent"] * len(upstreams) // 100)
+        assert left_out == 0 if serving < 2 else 1 <= left_out < serving
+
+
 def test_order_of_routes_and_replicas_does_not_matter() -> None:
     turned = dataclasses.replace(IRIS, upstreams=IRIS.upstreams[::-1])
     assert envoy_config.routes([IRIS, NESTED]) == envoy_config.routes([NESTED, IRIS])
