@@ -168,13 +168,26 @@ def _run_threads(application: Application, server: _Server, threads: int) -> Non
         else:
             protocol.response_iter(head.status, headers, _Chunks(body))
 
-    wake, woken = os.pipe()  # unlike an Event it can be set by a signal handler at any moment
-    signal.signal(signal.SIGTERM, lambda *_: os.write(woken, b"\0"))
+    signals = _signals()
     granian = server.granian
     scheduler = granian.CallbackScheduler(_NoLoop, answer, None, None, None)
     server.serve(granian.WSGIWorker, scheduler, None, threads=threads)
-    os.read(wake, 1)
+    while signal.SIGTERM not in os.read(signals, 64):
+        pass
     server.leave()
+
+
+def _signals() -> int:
+    """A pipe from which the numbers of signals can be read.
+
+    The interpreter writes them whichever thread a signal interrupts. What it has the main thread call would wait for that
+    thread to come back from its read, which a signal that came just before does not end.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
 
 
 def _run_async(application: Application, server: _Server) -> None:

@@ -203,3 +203,26 @@ def _answer(connection: socket.socket) -> bytes:
         assert data, f"closed after {answer!r}"
         answer += data
     return answer
+
+
+def test_a_worker_ends_also_when_the_signal_interrupts_another_thread_than_the_main_one(
+    start: Start,
+) -> None:
+    """The same happens when it comes just before the main thread begins to wait."""
+    replica = start(
+        """
+        import signal, threading
+
+        class Handler:
+            def __init__(self, config):
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+                assert threading.current_thread() is threading.main_thread()
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+            def handle_post(self, payload):
+                return payload
+        """,
+        threads=2,
+    )
+    assert replica.request()[0] == 200
+    assert replica.stop(within=30) == 0
