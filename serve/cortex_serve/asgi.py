@@ -225,7 +225,7 @@ class Carrier:
                 await response.run(chunks, scope, never, send)
             else:
                 with self._running():
-                    await response.run(answer.app, scope, never, send)
+                    await response.run(answer.app, {**scope, "asgi": response.ASGI}, never, send)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
             if not reply.started:
                 await reply.send(self._application.failed(error, reply.request_id))

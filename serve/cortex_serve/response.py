@@ -51,6 +51,10 @@ _END = object()
 _CORS_NAMES = frozenset(name for name, _ in CORS)
 NO_BODY = (204, 205, 304)
 
+ASGI = {"version": "3.0", "spec_version": "2.4"}
+"""What responses are told of their server. For earlier versions Starlette streams in a task of its own, beside one that
+watches for the client; a SystemExit that left it would end the loop."""
+
 
 class NotSerializable(Exception):
     """The handler returned what cannot be sent."""

@@ -130,6 +130,7 @@ class Carrier:
                     self._background.loop,
                     answer.app,
                     _scope(environ, raw_headers(environ)),
+                    failed=self._application.log_failure,
                 )
             status, headers = chunks.start()
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
@@ -325,7 +326,7 @@ def _scope(environ: WSGIEnvironment, headers: list[tuple[bytes, bytes]]) -> dict
     """What a response needs to know of its request, as ASGI says it."""
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": response.ASGI,
         "method": environ["REQUEST_METHOD"],
         "path": "/",
         "query_string": environ.get("QUERY_STRING", "").encode("latin-1", "replace"),

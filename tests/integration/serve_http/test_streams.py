@@ -453,6 +453,57 @@ def test_a_traceback_begins_in_the_handler(serve: Callable[..., Served], carrier
     assert text[begin:].splitlines()[1].endswith('handler.py", line 13, in chunks')
 
 
+EXITS = """
+    from starlette.background import BackgroundTask
+    from starlette.responses import StreamingResponse
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def handle_get(self):
+            return StreamingResponse(self.chunks())
+
+        def handle_post(self):
+            return "answer", self.callback
+
+        def handle_put(self):
+            return StreamingResponse(self.chunks(), background=BackgroundTask(self.callback))
+
+        def handle_delete(self):
+            return StreamingResponse(self.exits())
+
+        async def chunks(self):
+            yield "one "
+            yield "two"
+
+        async def callback(self):
+            raise {error}("of the user")
+
+        async def exits(self):
+            yield "one "
+            raise {error}("of the user")
+"""
+
+
+@pytest.mark.parametrize("carrier", ["wsgi", "asgi", "uvicorn"])
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_what_a_coroutine_raises_after_or_within_a_response_ends_nothing_else(
+    serve: Callable[..., Served], carrier: str, error: str, method: str
+) -> None:
+    api = serve(EXITS.format(error=error), carrier=carrier)
+    if method == "DELETE":
+        with pytest.raises(httpx.RemoteProtocolError):
+            api.client.request(method, "/", headers={"x-request-id": "first"})
+    else:
+        assert api.client.request(method, "/", headers={"x-request-id": "first"}).status_code == 200
+    line = api.wait_for_log("of the user")
+    assert line["request_id"] == "first"
+    assert api.client.get("/").text == "one two"
+    assert api.client.post("/").text == "answer"
+
+
 def _put_for(api: Served, seconds: float) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.put(api.url, timeout=httpx.Timeout(10, read=seconds), trust_env=False)
