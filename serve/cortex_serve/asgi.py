@@ -142,9 +142,9 @@ class Carrier:
             answer = await making
             await watch.on_time()
             await self._reply(answer, scope, reply, watch)
-        except asyncio.CancelledError:
-            if not watch.client_gone and not watch.time_is_up:
-                raise
+        except asyncio.CancelledError as error:
+            if not watch.client_gone and not watch.time_is_up:  # the handler's own, of a task it waited for
+                await self._fail(error, reply)
         finally:
             watch.end()
         status = await self._end_late(reply) if watch.time_is_up else reply.status
@@ -182,7 +182,9 @@ class Carrier:
                 with self._running():
                     value = await value
             return response.answer(value)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
     async def _on_thread(self, plan: Plan, arguments: dict[str, Any], request_id: str) -> Any:
@@ -206,33 +208,38 @@ class Carrier:
         """Do what is to be done after a call whose answer nobody waits for any more."""
         try:
             answer = response.answer(await asyncio.wrap_future(calling))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             answer = self._application.failed(error, request_id)
         await self.run_after(answer)
 
     async def _reply(self, answer: Answer, scope: Scope, reply: _Reply, watch: _Watch) -> None:
-        if answer.app is None:
-            await reply.send(answer)
-            return
-
         async def send(message: Message) -> None:
             await watch.on_time()
             await reply.pass_on(message)
 
         try:
-            if isinstance(answer.app, Chunks):
+            if answer.app is None:
+                await reply.send(answer)
+            elif isinstance(answer.app, Chunks):
                 chunks = answer.app.on(self._threads, self._running)
                 await response.run(chunks, scope, never, send)
             else:
                 with self._running():
                     await response.run(answer.app, {**scope, "asgi": response.ASGI}, never, send)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
-            if not reply.started:
-                await reply.send(self._application.failed(error, reply.request_id))
-                return
-            self._application.log_failure(error)  # the server cuts a response that has no end
-            if not reply.complete:
-                reply.status = 500
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything; headers may be none
+            await self._fail(error, reply)
+
+    async def _fail(self, error: BaseException, reply: _Reply) -> None:
+        if not reply.started:
+            await reply.send(self._application.failed(error, reply.request_id))
+            return
+        self._application.log_failure(error)  # the server cuts a response that has no end
+        if not reply.complete:
+            reply.status = 500
 
     async def run_after(self, answer: Answer) -> None:
         """Call what comes after an answer; on the loop."""
@@ -263,6 +270,10 @@ class Carrier:
                 if declared is not None and size < int(declared):
                     raise BodyIncomplete
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+_ENDED = (asyncio.CancelledError, GeneratorExit)
+"""How a task ends that somebody else ends."""
 
 
 class _Reply:
@@ -299,11 +310,11 @@ class _Reply:
         await self._send(message)
 
     async def _start(self, status: int, headers: response.Headers) -> None:
-        self.status = status
-        self.started = True
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         raw.append((b"x-request-id", self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self.status = status
+        self.started = True
 
 
 class _Watch:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -49,6 +50,8 @@ MAY_RETURN = (
 
 _END = object()
 _CORS_NAMES = frozenset(name for name, _ in CORS)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NO_BODY = (204, 205, 304)
 
 ASGI = {"version": "3.0", "spec_version": "2.4"}
@@ -131,8 +134,15 @@ def raised(exception: HTTPException) -> Answer:
 
 
 def merged(headers: Headers) -> Headers:
-    """The user's headers, and those of CORS where they set none of that name."""
+    """The user's headers, and those of CORS where they set none of that name.
+
+    Raises:
+        NotSerializable: one of them is no header.
+    """
     names = {name for name, _ in headers}
+    for name, value in headers:
+        if not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value) and _HEADER_NAME.fullmatch(name)):
+            raise NotSerializable(f"{name}: {value!r} is no header that can be sent")
     return [
         *(header for header in headers if header[0] != "x-request-id"),
         *(CORS if names.isdisjoint(_CORS_NAMES) else [header for header in CORS if header[0] not in names]),

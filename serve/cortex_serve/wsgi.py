@@ -132,7 +132,8 @@ class Carrier:
                     _scope(environ, raw_headers(environ)),
                     failed=self._application.log_failure,
                 )
-            status, headers = chunks.start()
+            status, raw = chunks.start()
+            headers = response.merged(response.decoded(raw))
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             failure = self._application.failed(error, request_id)
             start_response(response.status_line(failure.status), sent_headers(failure, request_id))
@@ -140,8 +141,7 @@ class Carrier:
             return [failure.body]
         finally:
             counters.began = 0.0
-        merged = response.merged(response.decoded(headers))
-        start_response(response.status_line(status), [*merged, ("x-request-id", request_id)])
+        start_response(response.status_line(status), [*headers, ("x-request-id", request_id)])
         return _Stream(
             chunks,
             status=status,
