@@ -28,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cortex_core.runtime import NOT_BEGUN
 from cortex_serve import json_text
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -50,6 +51,8 @@ MAY_RETURN = (
 
 _END = object()
 _CORS_NAMES = frozenset(name for name, _ in CORS)
+_OURS = frozenset({"x-request-id", "transfer-encoding", NOT_BEGUN})
+"""Headers that only we may set: how a body is framed, and what the gateway acts on."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NO_BODY = (204, 205, 304)
@@ -144,7 +147,7 @@ def merged(headers: Headers) -> Headers:
         if not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value) and _HEADER_NAME.fullmatch(name)):
             raise NotSerializable(f"{name}: {value!r} is no header that can be sent")
     return [
-        *(header for header in headers if header[0] != "x-request-id"),
+        *(header for header in headers if header[0] not in _OURS),
         *(CORS if names.isdisjoint(_CORS_NAMES) else [header for header in CORS if header[0] not in names]),
     ]
 

@@ -87,6 +87,7 @@ SOURCE = """
         "redirect": lambda: RedirectResponse("/elsewhere"),
         "own cors": lambda: Response("x", headers={"Access-Control-Allow-Origin": "https://only.example"}),
         "own id": lambda: Response("x", headers={"x-request-id": "forged", "content-length": "77"}),
+        "another's": lambda: Response("x", headers={"Transfer-Encoding": "chunked", "X-Cortex-Not-Begun": "1"}),
         "streaming": lambda: StreamingResponse(pieces(), 203, media_type="text/csv"),
         "sync streaming": lambda: StreamingResponse(iter(["a", "b"])),
         "file": lambda: FileResponse(__file__),
@@ -256,6 +257,9 @@ def test_headers_of_a_response(api: Served) -> None:
     forged = api.client.get("/", params={"what": "own id"}, headers={"x-request-id": "real"})
     assert forged.headers.get_list("x-request-id") == ["real"]
     assert forged.headers.get_list("content-length") == ["1"]
+    passed_on = api.client.get("/", params={"what": "another's"})
+    assert passed_on.text == "x"
+    assert {"transfer-encoding", "x-cortex-not-begun"}.isdisjoint(passed_on.headers)
 
 
 def test_a_file(api: Served) -> None:
