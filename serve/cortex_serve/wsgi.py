@@ -138,7 +138,7 @@ class Carrier:
             failure = self._application.failed(error, request_id)
             start_response(response.status_line(failure.status), sent_headers(failure, request_id))
             finish(failure.status)
-            return [failure.body]
+            return _Sent([failure.body], self._later(answer))
         finally:
             counters.began = 0.0
         start_response(response.status_line(status), [*headers, ("x-request-id", request_id)])

@@ -107,6 +107,9 @@ SOURCE = """
         def handle_put(self):
             return texts(), note
 
+        def handle_patch(self):
+            return first_fails(), note
+
         def handle_delete(self):
             released.set()
             return "released"
@@ -192,6 +195,16 @@ def test_a_stream_may_have_a_callback(api: Served) -> None:
     assert response.content == "one zwölf end".encode()
     wait_for(
         lambda: "called back" in [line.get("text") for line in api.log(request_id="both")],
+        within=10,
+        what="the callback",
+    )
+
+
+def test_a_callback_runs_also_when_the_stream_fails_before_its_first_chunk(api: Served) -> None:
+    id_ = f"{api.carrier}.patch"
+    assert api.client.patch("/", headers={"x-request-id": id_}).status_code == 500
+    wait_for(
+        lambda: "called back" in [line.get("text") for line in api.log(request_id=id_)],
         within=10,
         what="the callback",
     )
