@@ -247,7 +247,8 @@ class Carrier:
         callbacks = self._application.callbacks
         for callback in answer.after:
             if not callbacks.submit(callback, lambda: loop):
-                await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
+                with self._running():  # it keeps its request from ending, and may hang
+                    await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
 
     async def _body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
         """The whole body."""

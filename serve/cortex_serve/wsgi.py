@@ -161,7 +161,10 @@ class Carrier:
         def run() -> None:
             for callback in after:
                 if not context.run(callbacks.submit, callback, lambda: self._background.loop):
+                    counters = self._counters()
+                    counters.began = perf_counter()  # it keeps this thread from requests, and may hang
                     context.run(callbacks.run, callback, lambda: self._background.loop)
+                    counters.began = 0.0
 
         return run
 
