@@ -11,6 +11,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -215,9 +216,13 @@ class Carrier:
         await self.run_after(answer)
 
     async def _reply(self, answer: Answer, scope: Scope, reply: _Reply, watch: _Watch) -> None:
+        busy = ExitStack()
+
         async def send(message: Message) -> None:
             await watch.on_time()
             await reply.pass_on(message)
+            if reply.complete:
+                busy.close()  # what it does in the background may take its time
 
         try:
             if answer.app is None:
@@ -226,7 +231,8 @@ class Carrier:
                 chunks = answer.app.on(self._threads, self._running)
                 await response.run(chunks, scope, never, send)
             else:
-                with self._running():
+                with busy:
+                    busy.enter_context(self._running())
                     await response.run(answer.app, {**scope, "asgi": response.ASGI}, never, send)
         except _ENDED:
             raise
