@@ -77,6 +77,7 @@ def run(
     in_flight: Callable[[], int],
     started: Callable[[], None],
     leaves: Callable[[], None],
+    left: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. Must be called by the main thread.
 
@@ -87,8 +88,9 @@ def run(
         in_flight: how many requests are being answered now.
         started: called once requests are accepted.
         leaves: called on SIGTERM; the socket is nobody else's any more.
+        left: called when nothing is in flight any more. What it waits for may still run on the event loop.
     """
-    server = _Server(listener, in_flight, started, leaves)
+    server = _Server(listener, in_flight, started, leaves, left)
     if application.is_async:
         _run_async(application, server)
     else:
@@ -104,11 +106,13 @@ class _Server:
         in_flight: Callable[[], int],
         started: Callable[[], None],
         leaves: Callable[[], None],
+        left: Callable[[], None],
     ) -> None:
         self.granian = _granian()
         self.leaving = False
         self.started = started
         self._leaves = leaves
+        self._left = left
         self._listener = listener
         self._in_flight = in_flight
         self._signal = self.granian.WorkerSignal()
@@ -134,6 +138,10 @@ class _Server:
 
     def leave(self) -> None:
         """Announce, close and linger; returns when the worker may end."""
+        self._answer_the_last()
+        self._left()
+
+    def _answer_the_last(self) -> None:
         self.leaving = True
         self._leaves()
         self._done.wait(ANNOUNCE)
