@@ -83,6 +83,7 @@ class Carrier:
         plan = self._application.plans.get(method)
         reply = _Reply(send, request_id)
         if path != "/" or (plan is None and method == "OPTIONS"):
+            await self._discard_body(headers, receive)
             preflight = headers.get(b"access-control-request-headers")
             await reply.send(self._application.elsewhere(method, path, request_id, preflight))
             return
@@ -95,6 +96,7 @@ class Carrier:
         status = CLIENT_CLOSED
         try:
             if overloaded:
+                await self._discard_body(headers, receive)
                 await reply.send(self._application.overloaded(request_id))
                 status = reply.status
             else:
@@ -114,6 +116,8 @@ class Carrier:
         reply: _Reply,
     ) -> int:
         """Answer a request for the API itself; returns the status for the statistics."""
+        if plan is None or not plan.payload:
+            await self._discard_body(headers, receive)
         if plan is None:
             await reply.send(self._application.elsewhere(scope["method"], "/", reply.request_id, None))
             return reply.status
@@ -256,6 +260,14 @@ class Carrier:
                 with self._running():  # it keeps its request from ending, and may hang
                     await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
 
+    async def _discard_body(self, headers: dict[bytes, str], receive: Receive) -> None:
+        """See `wsgi.discard_body`."""
+        has_body = b"content-length" in headers or b"transfer-encoding" in headers
+        left = self._application.max_body_bytes if has_body else 0
+        while left > 0:
+            message = await receive()
+            left = left - len(message.get("body", b"")) if message.get("more_body", False) else 0
+
     async def _body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
         """The whole body."""
         limit = self._application.max_body_bytes
@@ -379,7 +391,14 @@ def first_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
 
 _STARTED = STARTED.encode()
 _LOOKED_AT = frozenset(
-    {b"x-request-id", b"content-type", b"content-length", b"access-control-request-headers", _STARTED}
+    {
+        b"x-request-id",
+        b"content-type",
+        b"content-length",
+        b"transfer-encoding",
+        b"access-control-request-headers",
+        _STARTED,
+    }
 )
 
 

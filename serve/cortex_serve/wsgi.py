@@ -69,9 +69,14 @@ class Carrier:
         self, environ: WSGIEnvironment, plan: Plan | None, request_id: str, counters: Counters
     ) -> Answer:
         if plan is None:
+            discard_body(environ, self._max_body_bytes)
             return self._application.elsewhere(environ["REQUEST_METHOD"], "/", request_id, None)
         try:
-            body = read_body(environ, self._max_body_bytes) if plan.payload else b""
+            if plan.payload:
+                body = read_body(environ, self._max_body_bytes)
+            else:
+                body = b""
+                discard_body(environ, self._max_body_bytes)
             if self._is_late(environ):
                 return self._application.timed_out(request_id)
             arguments = plan.arguments(
@@ -99,6 +104,7 @@ class Carrier:
     def _elsewhere(
         self, environ: WSGIEnvironment, start_response: StartResponse, path: str, request_id: str
     ) -> Iterable[bytes]:
+        discard_body(environ, self._max_body_bytes)
         preflight = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
         answer = self._application.elsewhere(environ["REQUEST_METHOD"], path, request_id, preflight)
         start_response(response.status_line(answer.status), sent_headers(answer, request_id))
@@ -194,6 +200,21 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     if "HTTP_TRANSFER_ENCODING" in environ:
         raise BodyWithoutLength
     return b""
+
+
+def discard_body(environ: WSGIEnvironment, limit: int) -> None:
+    """Take a body that nobody wants off the connection, at most so many bytes.
+
+    The server would close the connection instead, under the answer and under the request that comes next.
+    """
+    if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+        read = environ["wsgi.input"].read
+        while limit > 0 and (piece := read(_DISCARDED)):
+            limit -= len(piece)
+
+
+_DISCARDED = 65536
+"""Bytes at a time."""
 
 
 class _Sent:
