@@ -11,6 +11,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ class Carrier:
         plan = self._application.plans.get(method)
         reply = _Reply(send, request_id)
         if path != "/" or (plan is None and method == "OPTIONS"):
+            await self._discard_body(headers, receive)
             preflight = headers.get(b"access-control-request-headers")
             await reply.send(self._application.elsewhere(method, path, request_id, preflight))
             return
@@ -95,6 +97,7 @@ class Carrier:
         status = CLIENT_CLOSED
         try:
             if overloaded:
+                await self._discard_body(headers, receive)
                 await reply.send(self._application.overloaded(request_id))
                 status = reply.status
             else:
@@ -114,6 +117,8 @@ class Carrier:
         reply: _Reply,
     ) -> int:
         """Answer a request for the API itself; returns the status for the statistics."""
+        if plan is None or not plan.payload:
+            await self._discard_body(headers, receive)
         if plan is None:
             await reply.send(self._application.elsewhere(scope["method"], "/", reply.request_id, None))
             return reply.status
@@ -143,9 +148,9 @@ class Carrier:
             answer = await making
             await watch.on_time()
             await self._reply(answer, scope, reply, watch)
-        except asyncio.CancelledError:
-            if not watch.client_gone and not watch.time_is_up:
-                raise
+        except asyncio.CancelledError as error:
+            if not watch.client_gone and not watch.time_is_up:  # the handler's own, of a task it waited for
+                await self._fail(error, reply)
         finally:
             watch.end()
         status = await self._end_late(reply) if watch.time_is_up else reply.status
@@ -183,7 +188,9 @@ class Carrier:
                 with self._coroutine():
                     value = await value
             return response.answer(value)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             return self._application.failed(error, request_id)
 
     async def _on_thread(self, plan: Plan, arguments: dict[str, Any], request_id: str) -> Any:
@@ -207,33 +214,43 @@ class Carrier:
         """Do what is to be done after a call whose answer nobody waits for any more."""
         try:
             answer = response.answer(await asyncio.wrap_future(calling))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             answer = self._application.failed(error, request_id)
         await self.run_after(answer)
 
     async def _reply(self, answer: Answer, scope: Scope, reply: _Reply, watch: _Watch) -> None:
-        if answer.app is None:
-            await reply.send(answer)
-            return
+        busy = ExitStack()
 
         async def send(message: Message) -> None:
             await watch.on_time()
             await reply.pass_on(message)
+            if reply.complete:
+                busy.close()  # what it does in the background may take its time
 
         try:
-            if isinstance(answer.app, Chunks):
+            if answer.app is None:
+                await reply.send(answer)
+            elif isinstance(answer.app, Chunks):
                 chunks = answer.app.on(self._threads, self._on_a_thread, self._coroutine)
                 await response.run(chunks, scope, never, send)
             else:
-                with self._coroutine():
-                    await response.run(answer.app, scope, never, send)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the user's code may raise anything
-            if not reply.started:
-                await reply.send(self._application.failed(error, reply.request_id))
-                return
-            self._application.log_failure(error)  # the server cuts a response that has no end
-            if not reply.complete:
-                reply.status = 500
+                with busy:
+                    busy.enter_context(self._coroutine())
+                    await response.run(answer.app, {**scope, "asgi": response.ASGI}, never, send)
+        except _ENDED:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's code may raise anything; headers may be none
+            await self._fail(error, reply)
+
+    async def _fail(self, error: BaseException, reply: _Reply) -> None:
+        if not reply.started:
+            await reply.send(self._application.failed(error, reply.request_id))
+            return
+        self._application.log_failure(error)  # the server cuts a response that has no end
+        if not reply.complete:
+            reply.status = 500
 
     async def run_after(self, answer: Answer) -> None:
         """Call what comes after an answer; on the loop."""
@@ -241,7 +258,16 @@ class Carrier:
         callbacks = self._application.callbacks
         for callback in answer.after:
             if not callbacks.submit(callback, lambda: loop):
-                await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
+                with self._on_a_thread():  # it keeps its request from ending, and may hang
+                    await loop.run_in_executor(None, callbacks.run, callback, lambda: loop)
+
+    async def _discard_body(self, headers: dict[bytes, str], receive: Receive) -> None:
+        """See `wsgi.discard_body`."""
+        has_body = b"content-length" in headers or b"transfer-encoding" in headers
+        left = self._application.max_body_bytes if has_body else 0
+        while left > 0:
+            message = await receive()
+            left = left - len(message.get("body", b"")) if message.get("more_body", False) else 0
 
     async def _body(self, headers: dict[bytes, str], receive: Receive) -> bytes:
         """The whole body."""
@@ -264,6 +290,10 @@ class Carrier:
                 if declared is not None and size < int(declared):
                     raise BodyIncomplete
                 return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+_ENDED = (asyncio.CancelledError, GeneratorExit)
+"""How a task ends that somebody else ends."""
 
 
 class _Reply:
@@ -300,11 +330,11 @@ class _Reply:
         await self._send(message)
 
     async def _start(self, status: int, headers: response.Headers) -> None:
-        self.status = status
-        self.started = True
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
         raw.append((b"x-request-id", self.request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
+        self.status = status
+        self.started = True
 
 
 class _Watch:
@@ -362,7 +392,14 @@ def first_values(headers: list[tuple[bytes, bytes]]) -> dict[bytes, str]:
 
 _STARTED = STARTED.encode()
 _LOOKED_AT = frozenset(
-    {b"x-request-id", b"content-type", b"content-length", b"access-control-request-headers", _STARTED}
+    {
+        b"x-request-id",
+        b"content-type",
+        b"content-length",
+        b"transfer-encoding",
+        b"access-control-request-headers",
+        _STARTED,
+    }
 )
 
 

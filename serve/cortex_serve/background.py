@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -60,6 +60,7 @@ class Exchange(Iterator[bytes]):
         loop: runs in another thread.
         app: the response.
         scope: of its request.
+        failed: told what the response raised when it had sent everything; on the loop.
         chunk_within: seconds that each of its messages may take.
     """
 
@@ -69,10 +70,14 @@ class Exchange(Iterator[bytes]):
         app: ASGIApp,
         scope: Scope,
         *,
+        failed: Callable[[BaseException], None],
         chunk_within: float = CHUNK_WITHIN,
     ) -> None:
         self.complete = False
+        self._sent_all = False
+        self._closed = False
         self._loop = loop
+        self._failed = failed
         self._chunk_within = chunk_within
         self._messages: SimpleQueue[Message | BaseException | None] = SimpleQueue()
         self._window = asyncio.Semaphore(_CHUNKS_AHEAD)
@@ -101,6 +106,7 @@ class Exchange(Iterator[bytes]):
 
     def close(self) -> None:
         if not self.complete:
+            self._closed = True
             self._running.cancel()
 
     def _next(self) -> Message | None:
@@ -115,18 +121,14 @@ class Exchange(Iterator[bytes]):
         return message
 
     async def _run(self, app: ASGIApp, scope: Scope) -> None:
-        last: BaseException | None = None
-        try:
-            await run(app, scope, never, self._send)
-        except Exception as error:
-            last = error
-            if self.complete:
-                raise  # a background task failed; the carrier logs it
-        finally:
-            self._messages.put(last)
+        _, error = await outcome(run(app, scope, never, self._send))
+        if error is not None and self._sent_all and not self._closed:
+            self._failed(error)
+        self._messages.put(error)
 
     async def _send(self, message: Message) -> None:
         await self._window.acquire()
+        self._sent_all = message["type"] == "http.response.body" and not message.get("more_body", False)
         self._messages.put(message)
 
 
@@ -136,10 +138,17 @@ async def never() -> Message:
     raise AssertionError("never")
 
 
-def result_of(awaitable: Any, loop: asyncio.AbstractEventLoop) -> Any:
+def result_of(awaitable: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
     """Run an awaitable on another thread's loop and wait for it."""
+    result, error = asyncio.run_coroutine_threadsafe(outcome(awaitable), loop).result()
+    if error is not None:
+        raise error
+    return result
 
-    async def run() -> Any:
-        return await awaitable
 
-    return asyncio.run_coroutine_threadsafe(run(), loop).result()
+async def outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """What it returned, or raised: a SystemExit that left its task would end the loop, and with it everybody's."""
+    try:
+        return await awaitable, None
+    except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
+        return None, error

@@ -59,7 +59,7 @@ class Callbacks:
             result = callback()
             if inspect.isawaitable(result):
                 result_of(result, loop())
-        except (Exception, SystemExit) as error:  # the user's code may raise anything
+        except BaseException as error:  # the user's code may raise anything
             self._logger.error(  # noqa: TRY400 - with the user's part of the traceback only
                 "a callback raised %s after its response was sent",
                 type(error).__name__,

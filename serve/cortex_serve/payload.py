@@ -128,6 +128,10 @@ def _charset_of_form(name: bytes) -> str:
     charset = name.decode("latin-1")
     if normalize_encoding(charset.lower()) not in _CHARSETS:
         return "latin-1"
+    try:
+        "x".encode(charset)
+    except LookupError:  # a codec of something else than text
+        return "latin-1"
     return codecs.lookup(charset).name
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cortex_core.runtime import NOT_BEGUN
 from cortex_serve import json_text
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -48,9 +50,16 @@ MAY_RETURN = (
 )
 
 _END = object()
-_NOT_THEIRS = ("x-request-id", "transfer-encoding")
 _CORS_NAMES = frozenset(name for name, _ in CORS)
+_OURS = frozenset({"x-request-id", "transfer-encoding", NOT_BEGUN})
+"""Headers that only we may set: how a body is framed, and what the gateway acts on."""
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NO_BODY = (204, 205, 304)
+
+ASGI = {"version": "3.0", "spec_version": "2.4"}
+"""What responses are told of their server. For earlier versions Starlette streams in a task of its own, beside one that
+watches for the client; a SystemExit that left it would end the loop."""
 
 
 class AnswerCut(Exception):
@@ -132,10 +141,17 @@ def raised(exception: HTTPException) -> Answer:
 
 
 def merged(headers: Headers) -> Headers:
-    """The user's headers, without those that are not up to them, and those of CORS where they set none of that name."""
+    """The user's headers without those of `_OURS`, and those of CORS where they set none of that name.
+
+    Raises:
+        NotSerializable: one of them is no header.
+    """
     names = {name for name, _ in headers}
+    for name, value in headers:
+        if not (isinstance(value, str) and _HEADER_VALUE.fullmatch(value) and _HEADER_NAME.fullmatch(name)):
+            raise NotSerializable(f"{name}: {value!r} is no header that can be sent")
     return [
-        *(header for header in headers if header[0] not in _NOT_THEIRS),
+        *(header for header in headers if header[0] not in _OURS),
         *(CORS if names.isdisjoint(_CORS_NAMES) else [header for header in CORS if header[0] not in names]),
     ]
 

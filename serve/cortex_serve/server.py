@@ -78,6 +78,7 @@ def run(
     in_flight: Callable[[], int],
     started: Callable[[], None],
     leaves: Callable[[], None],
+    left: Callable[[], None],
 ) -> None:
     """Serve until SIGTERM, then finish what is in flight. Must be called by the main thread.
 
@@ -88,8 +89,9 @@ def run(
         in_flight: how many requests are being answered now.
         started: called once requests are accepted.
         leaves: called on SIGTERM; the socket is nobody else's any more.
+        left: called when nothing is in flight any more. What it waits for may still run on the event loop.
     """
-    server = _Server(listener, in_flight, started, leaves)
+    server = _Server(listener, in_flight, started, leaves, left)
     if application.is_async:
         _run_async(application, server)
     else:
@@ -105,11 +107,13 @@ class _Server:
         in_flight: Callable[[], int],
         started: Callable[[], None],
         leaves: Callable[[], None],
+        left: Callable[[], None],
     ) -> None:
         self.granian = _granian()
         self.leaving = False
         self.started = started
         self._leaves = leaves
+        self._left = left
         self._listener = listener
         self._in_flight = in_flight
         self._signal = self.granian.WorkerSignal()
@@ -135,6 +139,10 @@ class _Server:
 
     def leave(self) -> None:
         """Announce, close and linger; returns when the worker may end."""
+        self._answer_the_last()
+        self._left()
+
+    def _answer_the_last(self) -> None:
         self.leaving = True
         self._leaves()
         self._done.wait(ANNOUNCE)
@@ -169,13 +177,26 @@ def _run_threads(application: Application, server: _Server, threads: int) -> Non
         else:
             protocol.response_iter(head.status, headers, _Chunks(body))
 
-    wake, woken = os.pipe()  # unlike an Event it can be set by a signal handler at any moment
-    signal.signal(signal.SIGTERM, lambda *_: os.write(woken, b"\0"))
+    signals = _signals()
     granian = server.granian
     scheduler = granian.CallbackScheduler(_NoLoop, answer, None, None, None)
     server.serve(granian.WSGIWorker, scheduler, None, threads=threads)
-    os.read(wake, 1)
+    while signal.SIGTERM not in os.read(signals, 64):
+        pass
     server.leave()
+
+
+def _signals() -> int:
+    """A pipe from which the numbers of signals can be read.
+
+    The interpreter writes them whichever thread a signal interrupts. What it has the main thread call would wait for that
+    thread to come back from its read, which a signal that came just before does not end.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
 
 
 def _run_async(application: Application, server: _Server) -> None:

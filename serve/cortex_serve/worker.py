@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from cortex_core import release as releases
 from cortex_core.errors import CortexError
@@ -52,15 +52,6 @@ _ORPHANED = 70
 _Application = TypeVar("_Application")
 
 
-class _Served(Protocol):
-    """What answers requests."""
-
-    @property
-    def stats(self) -> Stats: ...
-
-    def close(self) -> None: ...
-
-
 def main() -> int:
     """Run one worker, with its settings as JSON in the only argument."""
     settings = control.decode_settings(sys.argv[1])
@@ -86,9 +77,7 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
     models = _models(settings, release, supervisor, log)
     supervisor.start(models)
     try:
-        application, run = (_rpc if serves_grpc(release) else _http)(
-            settings, release, log, supervisor, models
-        )
+        run = (_rpc if serves_grpc(release) else _http)(settings, release, log, supervisor, models)
     except HandlerFailed as failure:
         _log_failure(log, failure)
         return EXIT_HANDLER_FAILED
@@ -97,7 +86,6 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
     except CortexError as failure:
         log.write("ERROR", failure.message)
         return EXIT_CANNOT_START
-    application.close()
     supervisor.report()
     _leave_soon(0)
     return 0
@@ -105,8 +93,12 @@ def _serve(settings: WorkerSettings, release: Release, log: Log) -> int:
 
 def _http(
     settings: WorkerSettings, release: Release, log: Log, supervisor: _Supervisor, models: ModelTable | None
-) -> tuple[_Served, Callable[[], None]]:
-    """The application, and what serves it."""
+) -> Callable[[], None]:
+    """Build the application.
+
+    Returns:
+        What serves it to its end.
+    """
     from cortex_serve import application, server
     from cortex_serve.first_request import BuiltByFirstRequest
 
@@ -157,14 +149,15 @@ def _http(
             in_flight=lambda: served.stats.snapshot().in_flight,
             started=begin,
             leaves=partial(supervisor.doubts, None),
+            left=lambda: served.close(),
         )
 
-    return served, run
+    return run
 
 
 def _rpc(
     settings: WorkerSettings, release: Release, log: Log, supervisor: _Supervisor, models: ModelTable | None
-) -> tuple[_Served, Callable[[], None]]:
+) -> Callable[[], None]:
     """The same for gRPC."""
     from cortex_serve.rpc import serving
 
@@ -198,8 +191,9 @@ def _rpc(
             in_flight=lambda: served.stats.snapshot().in_flight,
             started=begin,
         )
+        served.close()
 
-    return served, run
+    return run
 
 
 def _built(

@@ -69,9 +69,14 @@ class Carrier:
         self, environ: WSGIEnvironment, plan: Plan | None, request_id: str, counters: Counters
     ) -> Answer:
         if plan is None:
+            discard_body(environ, self._max_body_bytes)
             return self._application.elsewhere(environ["REQUEST_METHOD"], "/", request_id, None)
         try:
-            body = read_body(environ, self._max_body_bytes) if plan.payload else b""
+            if plan.payload:
+                body = read_body(environ, self._max_body_bytes)
+            else:
+                body = b""
+                discard_body(environ, self._max_body_bytes)
             if self._is_late(environ):
                 return self._application.timed_out(request_id)
             arguments = plan.arguments(
@@ -99,6 +104,7 @@ class Carrier:
     def _elsewhere(
         self, environ: WSGIEnvironment, start_response: StartResponse, path: str, request_id: str
     ) -> Iterable[bytes]:
+        discard_body(environ, self._max_body_bytes)
         preflight = environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS")
         answer = self._application.elsewhere(environ["REQUEST_METHOD"], path, request_id, preflight)
         start_response(response.status_line(answer.status), sent_headers(answer, request_id))
@@ -130,17 +136,18 @@ class Carrier:
                     self._background.loop,
                     answer.app,
                     _scope(environ, raw_headers(environ)),
+                    failed=self._application.log_failure,
                 )
-            status, headers = chunks.start()
+            status, raw = chunks.start()
+            headers = response.merged(response.decoded(raw))
         except BaseException as error:  # noqa: BLE001 - the user's code may raise anything
             failure = self._application.failed(error, request_id)
             start_response(response.status_line(failure.status), sent_headers(failure, request_id))
             finish(failure.status)
-            return [failure.body]
+            return _Sent([failure.body], self._later(answer))
         finally:
             counters.began = 0.0
-        merged = response.merged(response.decoded(headers))
-        start_response(response.status_line(status), [*merged, ("x-request-id", request_id)])
+        start_response(response.status_line(status), [*headers, ("x-request-id", request_id)])
         return _Stream(
             chunks,
             status=status,
@@ -160,7 +167,10 @@ class Carrier:
         def run() -> None:
             for callback in after:
                 if not context.run(callbacks.submit, callback, lambda: self._background.loop):
+                    counters = self._counters()
+                    counters.began = perf_counter()  # it keeps this thread from requests, and may hang
                     context.run(callbacks.run, callback, lambda: self._background.loop)
+                    counters.began = 0.0
 
         return run
 
@@ -190,6 +200,21 @@ def read_body(environ: WSGIEnvironment, limit: int) -> bytes:
     if "HTTP_TRANSFER_ENCODING" in environ:
         raise BodyWithoutLength
     return b""
+
+
+def discard_body(environ: WSGIEnvironment, limit: int) -> None:
+    """Take a body that nobody wants off the connection, at most so many bytes.
+
+    The server would close the connection instead, under the answer and under the request that comes next.
+    """
+    if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+        read = environ["wsgi.input"].read
+        while limit > 0 and (piece := read(_DISCARDED)):
+            limit -= len(piece)
+
+
+_DISCARDED = 65536
+"""Bytes at a time."""
 
 
 class _Sent:
@@ -325,7 +350,7 @@ def _scope(environ: WSGIEnvironment, headers: list[tuple[bytes, bytes]]) -> dict
     """What a response needs to know of its request, as ASGI says it."""
     return {
         "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "asgi": response.ASGI,
         "method": environ["REQUEST_METHOD"],
         "path": "/",
         "query_string": environ.get("QUERY_STRING", "").encode("latin-1", "replace"),

@@ -152,6 +152,7 @@ def main() -> int:
         import uvicorn
 
         uvicorn.run(application.asgi, fd=int(descriptor), log_level="error", timeout_graceful_shutdown=2)
+        application.close()
     else:
         server.run(
             Carried(application, carrier),  # type: ignore[arg-type]  # wsgi is None where it is not used
@@ -160,8 +161,8 @@ def main() -> int:
             in_flight=lambda: application.stats.snapshot().in_flight,
             started=lambda: None,
             leaves=lambda: None,
+            left=application.close,
         )
-    application.close()
     sys.stderr.write(json.dumps({"stats": str(application.stats.snapshot())}) + "\n")
     return 0
 

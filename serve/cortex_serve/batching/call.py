@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cortex_core.models.errors import LoadFailed, ModelUnavailable
 from cortex_serve import response
+from cortex_serve.background import outcome
 from cortex_serve.response import Answer
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class BatchCall:
         value = self._method(**arguments)
         if not inspect.isawaitable(value):
             return value
-        running = asyncio.run_coroutine_threadsafe(_awaited(value), members[0].loop)
+        running = asyncio.run_coroutine_threadsafe(outcome(value), members[0].loop)
         try:
             result, error = running.result(self._application.request_timeout)
         except futures.TimeoutError:  # the handler's own are in `error`
@@ -155,14 +156,6 @@ class BatchCall:
 
 class _Ended(Exception):
     """A coroutine took longer than requests may take."""
-
-
-async def _awaited(awaitable: Any) -> tuple[Any, BaseException | None]:
-    """What came of it; a SystemExit that left its task would end the loop."""
-    try:
-        return await awaitable, None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's code may raise anything
-        return None, error
 
 
 def _counted(number: int, noun: str) -> str:

@@ -182,9 +182,10 @@ class BatchedRequest:
     # on the server's thread
 
     def begin(self) -> None:
-        """Read the body, if the method wants it, and wait for a batch."""
+        """Read the body and wait for a batch. One that nobody wants is read, too: see `wsgi.discard_body`."""
         self._application.stats.counters().in_flight += 1
-        if not self._carrier.plan.payload:
+        has_body = self._declared is not None or "transfer-encoding" in self._headers
+        if not has_body and not self._carrier.plan.payload:
             self._wait()
         elif self._declared is not None and self._declared > self._application.max_body_bytes:
             self._fail(BodyTooLarge())

@@ -11,18 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
 from support.installation import wait_for
 from support.load import load
+from support.replicas import start_replica
 from support.stand_in import environ, stand_in_release
 
 from cortex_operator import processes as processes_of
 from cortex_operator.backends.process import ProcessBackend
 from cortex_operator.backends.protocol import Replica, Workload
 from cortex_operator.gateway.protocol import Route, Upstream
+
+if TYPE_CHECKING:
+    from conftest import Site
 
 PROCESSES = 3
 THREADS = 2
@@ -206,3 +211,27 @@ def test_a_lone_replica_that_ends_and_is_started_again_costs_no_request(site: An
         assert again.ports == replicated.replica.ports
         wait_for(lambda: len(running.so_far().seen) == 2, within=20, what="the next one answers")
     assert running.so_far().failures == []
+
+
+UNWANTED = """
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        {keyword} handle_post(self):
+            return "taken"
+"""
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_a_body_that_a_method_does_not_declare_fails_nobodys_request(
+    site: Site, tmp_path: Path, keyword: str
+) -> None:
+    with (
+        start_replica(tmp_path, UNWANTED.format(keyword=keyword)) as replica,
+        httpx.Client(trust_env=False, timeout=20) as client,
+    ):
+        site.serve(Upstream(host="127.0.0.1", port=replica.port))
+        for size in (8_000_000, 1) * 20:
+            answer = client.post(f"{site.url}/iris", content=b"x" * size)
+            assert (answer.status_code, answer.text) == (200, "taken")

@@ -203,3 +203,57 @@ def _answer(connection: socket.socket) -> bytes:
         assert data, f"closed after {answer!r}"
         answer += data
     return answer
+
+
+def test_a_worker_ends_also_when_the_signal_interrupts_another_thread_than_the_main_one(
+    start: Start,
+) -> None:
+    """The same happens when it comes just before the main thread begins to wait."""
+    replica = start(
+        """
+        import signal, threading
+
+        class Handler:
+            def __init__(self, config):
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+                assert threading.current_thread() is threading.main_thread()
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+            def handle_post(self, payload):
+                return payload
+        """,
+        threads=2,
+    )
+    assert replica.request()[0] == 200
+    assert replica.stop(within=30) == 0
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_callbacks_that_run_are_finished(start: Start, keyword: str) -> None:
+    replica = start(
+        f"""
+        import asyncio, time
+        from cortex_internal.lib.log import logger
+
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            {keyword} handle_post(self, payload):
+                return payload, self.waits
+
+            {keyword} handle_put(self, payload):
+                return payload, self.sleeps
+
+            async def waits(self):
+                await asyncio.sleep(1)
+                logger.info("waited")
+
+            def sleeps(self):
+                time.sleep(1)
+                logger.info("slept")
+        """
+    )
+    assert replica.request("POST")[0] == replica.request("PUT")[0] == 200
+    assert replica.stop(within=30) == 0
+    assert {"waited", "slept"} <= set(replica.messages())

@@ -12,6 +12,7 @@ import pytest
 from support.replicas import RunningReplica, until
 
 from cortex_core.spec.types import ServerSideBatching
+from cortex_serve.callbacks import MAX_WAITING
 from cortex_serve.doubt import EARLY
 from cortex_serve.overdue import OVERSTAY
 
@@ -189,6 +190,63 @@ def _ignores_newcomers(replica: RunningReplica) -> bool:
     except TimeoutError:
         return True
     return False
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_a_worker_whose_callbacks_hang_is_replaced_once_they_keep_it_from_requests(
+    start: Start, keyword: str
+) -> None:
+    source = f"""
+        import os, threading
+
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            {keyword} handle_post(self, payload):
+                return payload, threading.Event().wait
+
+            {keyword} handle_get(self):
+                return str(os.getpid())
+    """
+    replica = start(source, request_timeout=int(LIMIT * SECOND))
+    [hung] = replica.worker_pids()
+    for _ in range(MAX_WAITING):
+        assert replica.request(body=b"1") == (200, b"1")
+    with replica.connect() as one_too_many:
+        one_too_many.sendall(POST % (1, b"1"))
+        until(lambda: _said(replica, "it is started again"))
+    assert int(replica.request("GET")[1]) != hung
+
+
+@pytest.mark.parametrize("keyword", ["def", "async def"])
+def test_what_a_stream_does_in_the_background_may_take_longer_than_a_request(
+    start: Start, keyword: str
+) -> None:
+    source = f"""
+        import asyncio
+        from cortex_internal.lib.log import logger
+        from starlette.background import BackgroundTask
+        from starlette.responses import StreamingResponse
+
+        class Handler:
+            def __init__(self, config):
+                pass
+
+            {keyword} handle_post(self, payload):
+                return StreamingResponse(self.chunks(), background=BackgroundTask(self.after))
+
+            async def chunks(self):
+                yield "one"
+
+            async def after(self):
+                await asyncio.sleep(2.5)
+                logger.info("done in the background")
+    """
+    replica = start(source, request_timeout=int(LIMIT * SECOND))
+    assert replica.request() == (200, b"one")
+    until(lambda: _said(replica, "done in the background") or _said(replica, "is replaced"))
+    assert not _said(replica, "is replaced")
 
 
 def _said(replica: RunningReplica, words: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import http.client
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -272,3 +274,55 @@ def test_a_chunked_body(api: Served) -> None:
         assert response.json()["message"] == "send the body with a content-length, or through the gateway"
     else:
         assert response.json() == ["dict", "{'a': 1}"]
+
+
+UNWANTED = """
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        {keyword} handle_post(self{argument}):
+            return {answer}
+"""
+
+
+@pytest.mark.parametrize(
+    ("carrier", "keyword", "argument", "answer", "batching"),
+    [
+        ("wsgi", "def", "", "'taken'", {}),
+        ("asgi", "async def", "", "'taken'", {}),
+        (
+            "asgi",
+            "def",
+            ", query_params",
+            "['taken'] * len(query_params)",
+            {"server_side_batching": {"max_batch_size": 4}},
+        ),
+    ],
+    ids=["wsgi", "asgi", "batch"],
+)
+@pytest.mark.parametrize("target", ["POST /", "PUT /", "OPTIONS /", "POST /x"])
+def test_a_connection_goes_on_after_a_body_that_nobody_wanted(
+    serve: Callable[..., Served],
+    carrier: str,
+    keyword: str,
+    argument: str,
+    answer: str,
+    batching: dict[str, object],
+    target: str,
+) -> None:
+    source = UNWANTED.format(keyword=keyword, argument=argument, answer=answer)
+    api = serve(source, carrier=carrier, **batching)
+    method, path = target.split()
+    statuses = {"POST /": 200, "PUT /": 405, "OPTIONS /": 204, "POST /x": 404}
+    connection = http.client.HTTPConnection(*api.address, timeout=20)
+    connection.auto_open = 0
+    connection.connect()
+    for _ in range(5):
+        connection.request(method, path, b"x" * 900_000)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == statuses[target]
+        connection.request("POST", "/")
+        assert connection.getresponse().read() == b"taken"
+    connection.close()

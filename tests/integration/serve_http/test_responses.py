@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +95,7 @@ SOURCE = """
         "of another server": lambda: Response("x", headers={"Transfer-Encoding": "chunked", "x-own": "1"}),
         "stream of another server": lambda: StreamingResponse(pieces(), headers={"transfer-encoding": "gzip, chunked"}),
         "http exception with a length": lambda: raising(HTTPException(418, "a teapot", {"Content-Length": "3"})),
+        "another's": lambda: Response("x", headers={"Transfer-Encoding": "chunked", "X-Cortex-Not-Begun": "1"}),
         "streaming": lambda: StreamingResponse(pieces(), 203, media_type="text/csv"),
         "sync streaming": lambda: StreamingResponse(iter(["a", "b"])),
         "file": lambda: FileResponse(__file__),
@@ -264,6 +266,9 @@ def test_headers_of_a_response(api: Served) -> None:
     forged = api.client.get("/", params={"what": "own id"}, headers={"x-request-id": "real"})
     assert forged.headers.get_list("x-request-id") == ["real"]
     assert forged.headers.get_list("content-length") == ["1"]
+    passed_on = api.client.get("/", params={"what": "another's"})
+    assert passed_on.text == "x"
+    assert {"transfer-encoding", "x-cortex-not-begun"}.isdisjoint(passed_on.headers)
 
 
 @pytest.mark.parametrize(
@@ -457,3 +462,54 @@ def test_any_other_request_id_is_replaced(api: Served, given: str) -> None:
 def test_made_request_ids_differ(api: Served) -> None:
     ids = {api.client.post("/", content=b"x").headers["x-request-id"] for _ in range(20)}
     assert len(ids) == 20
+
+
+UNUSUAL = """
+    import asyncio
+    from starlette.exceptions import HTTPException
+    from starlette.responses import Response, StreamingResponse
+
+    class Stop(BaseException):
+        pass
+
+    async def pieces():
+        yield "one"
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        {keyword} handle_post(self, payload):
+            if payload == "base":
+                raise Stop("of the user")
+            if payload == "cancelled":
+                raise asyncio.CancelledError("of the user")
+            if payload == "a number":
+                raise HTTPException(400, "no", {{"retry-after": 5}})
+            if payload == "not latin":
+                raise HTTPException(400, "no", {{"x-a": "\\u20ac"}})
+            if payload == "two lines":
+                return Response("yes", headers={{"x-a": "b\\r\\nc: d"}})
+            if payload == "two lines of a stream":
+                return StreamingResponse(pieces(), headers={{"x-a": "b\\r\\nc: d"}})
+            return payload
+"""
+
+
+@pytest.mark.parametrize(
+    ("carrier", "keyword"),
+    [("wsgi", "def"), ("asgi", "def"), ("asgi", "async def")],
+)
+def test_whatever_a_method_raises_or_says_is_answered_in_our_words_and_logged(
+    serve: Callable[..., Served], carrier: str, keyword: str
+) -> None:
+    api = serve(UNUSUAL.format(keyword=keyword), carrier=carrier)
+    for payload in ("base", "cancelled", "a number", "not latin", "two lines", "two lines of a stream"):
+        id_ = payload.replace(" ", "-")
+        answer = api.client.post("/", json=payload, headers={"x-request-id": id_})
+        assert (answer.status_code, answer.text) == (500, "internal server error"), payload
+        assert answer.headers["x-request-id"] == id_
+        assert "c" not in answer.headers
+        assert api.wait_for_access(id_) == ["POST", "/", 500]
+        assert [line["level"] for line in api.log(request_id=id_) if "text" in line] == ["ERROR"], payload
+    assert api.client.post("/", json="fine").text == "fine"

@@ -107,6 +107,9 @@ SOURCE = """
         def handle_put(self):
             return texts(), note
 
+        def handle_patch(self):
+            return first_fails(), note
+
         def handle_delete(self):
             released.set()
             return "released"
@@ -192,6 +195,16 @@ def test_a_stream_may_have_a_callback(api: Served) -> None:
     assert response.content == "one zwölf end".encode()
     wait_for(
         lambda: "called back" in [line.get("text") for line in api.log(request_id="both")],
+        within=10,
+        what="the callback",
+    )
+
+
+def test_a_callback_runs_also_when_the_stream_fails_before_its_first_chunk(api: Served) -> None:
+    id_ = f"{api.carrier}.patch"
+    assert api.client.patch("/", headers={"x-request-id": id_}).status_code == 500
+    wait_for(
+        lambda: "called back" in [line.get("text") for line in api.log(request_id=id_)],
         within=10,
         what="the callback",
     )
@@ -451,6 +464,57 @@ def test_a_traceback_begins_in_the_handler(serve: Callable[..., Served], carrier
     text = api.wait_for_log("in the stream")["text"]
     begin = text.index("Traceback (most recent call last):\n")
     assert text[begin:].splitlines()[1].endswith('handler.py", line 13, in chunks')
+
+
+EXITS = """
+    from starlette.background import BackgroundTask
+    from starlette.responses import StreamingResponse
+
+    class Handler:
+        def __init__(self, config):
+            pass
+
+        def handle_get(self):
+            return StreamingResponse(self.chunks())
+
+        def handle_post(self):
+            return "answer", self.callback
+
+        def handle_put(self):
+            return StreamingResponse(self.chunks(), background=BackgroundTask(self.callback))
+
+        def handle_delete(self):
+            return StreamingResponse(self.exits())
+
+        async def chunks(self):
+            yield "one "
+            yield "two"
+
+        async def callback(self):
+            raise {error}("of the user")
+
+        async def exits(self):
+            yield "one "
+            raise {error}("of the user")
+"""
+
+
+@pytest.mark.parametrize("carrier", ["wsgi", "asgi", "uvicorn"])
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_what_a_coroutine_raises_after_or_within_a_response_ends_nothing_else(
+    serve: Callable[..., Served], carrier: str, error: str, method: str
+) -> None:
+    api = serve(EXITS.format(error=error), carrier=carrier)
+    if method == "DELETE":
+        with pytest.raises(httpx.RemoteProtocolError):
+            api.client.request(method, "/", headers={"x-request-id": "first"})
+    else:
+        assert api.client.request(method, "/", headers={"x-request-id": "first"}).status_code == 200
+    line = api.wait_for_log("of the user")
+    assert line["request_id"] == "first"
+    assert api.client.get("/").text == "one two"
+    assert api.client.post("/").text == "answer"
 
 
 def _put_for(api: Served, seconds: float) -> None:

@@ -97,3 +97,10 @@ def test_charsets_python_does_not_know_are_never_looked_up() -> None:
         with pytest.raises(InvalidPayload):
             payload.read(b"x", f"text/plain; charset=made-up-{number}")
     assert len(encodings._cache) == known  # type: ignore[attr-defined]  # as above
+
+
+@pytest.mark.parametrize("charset", ["zlib", "hex", "rot13", "mbcs", "made-up"])
+def test_a_form_in_a_charset_that_is_none_is_read_as_latin_1(charset: str) -> None:
+    body = b'--b\r\ncontent-disposition: form-data; name="a"\r\n\r\n\xe9\r\n--b--\r\n'
+    form = payload.read(body, f"multipart/form-data; boundary=b; charset={charset}")
+    assert form["a"] == "\xe9"
