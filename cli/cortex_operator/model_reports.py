@@ -17,7 +17,7 @@ from cortex_operator.backends.protocol import Replica
 from cortex_operator.clock import Clock
 
 DEADLINE = 0.5
-"""Seconds for which a replica's answer is waited for; one that comes later counts the next time."""
+"""Seconds that whoever asks waits for replicas."""
 LATE = 3.0
 """Seconds after which it will not come any more."""
 FRESH = 0.5
@@ -71,11 +71,13 @@ class ModelReports:
 
     Args:
         ask: asks one replica.
+        within: seconds for which an answer is waited for; one that comes later counts the next time.
     """
 
-    def __init__(self, ask: Ask, *, clock: Clock) -> None:
+    def __init__(self, ask: Ask, *, clock: Clock, within: float = DEADLINE) -> None:
         self._ask = ask
         self._clock = clock
+        self._within = within
         self._known: dict[str, _Known] = {}
 
     async def of(self, replicas: Sequence[Replica]) -> tuple[ModelStatus, ...]:
@@ -110,7 +112,7 @@ class ModelReports:
             asking = asyncio.create_task(self._take(replica))
             known = _Known(asked_at=now, asking=asking, report=self._said(replica))
             self._known[replica.id] = known
-        await asyncio.wait({known.asking}, timeout=DEADLINE)
+        await asyncio.wait({known.asking}, timeout=self._within)
 
     async def _take(self, replica: Replica) -> None:
         try:
