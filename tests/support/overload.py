@@ -19,7 +19,7 @@ from pathlib import Path
 
 from support import projects
 from support.installation import Installation
-from support.open_loop import OpenLoop, Outcome, share
+from support.open_loop import OpenLoop, Outcome, share, statuses
 from support.raw_http import Answer, head, whole
 from support.replica_admin import admin_address
 from support.resources import MIB, Resources
@@ -59,8 +59,6 @@ class Result:
         recovery: after the overload, until nothing was refused any more.
         readiness_p99, other_p99: of `/readyz` and of another API meanwhile.
         unhealthy: of those, how many were not answered 200.
-        accepted_median, rejected_median, readiness_median, other_median: the same, as good on a machine that is busy
-            with other things.
         lateness_p99: of the load itself; the other times include it.
         grown: what processes hold afterwards that they did not before.
     """
@@ -77,10 +75,6 @@ class Result:
     readiness_p99: float
     other_p99: float
     unhealthy: int
-    accepted_median: float
-    rejected_median: float
-    readiness_median: float
-    other_median: float
     lateness_p99: float
     grown: list[str]
 
@@ -126,15 +120,14 @@ async def _overload(
 
     during = [outcome for outcome in busy.outcomes if began <= outcome.due < ended]
     good = [outcome for outcome in busy.outcomes if outcome.status == 200 and began <= outcome.ended < ended]
-    accepted = [outcome for outcome in during if outcome.status == 200]
     rejected = [outcome for outcome in during if outcome.status == 503]
     refused_last = max((each.due for each in busy.outcomes if each.status != 200), default=ended)
     return Result(
         sent=len(during),
-        accepted=len(accepted),
+        accepted=statuses(during)[200],
         rejected=len(rejected),
         goodput=len(good) / (ended - began) / CAPACITY,
-        accepted_p99=share(accepted, 0.99),
+        accepted_p99=share([outcome for outcome in during if outcome.status == 200], 0.99),
         rejected_p99=share(rejected, 0.99),
         impolite=[str(each.answer) for each in rejected if each.answer and not _polite(each.answer)],
         failed=[f"{each.status} {each.failure}" for each in busy.outcomes if each.status not in (200, 503)],
@@ -142,10 +135,6 @@ async def _overload(
         readiness_p99=share(readiness.outcomes, 0.99),
         other_p99=share(other.outcomes, 0.99),
         unhealthy=sum(each.status != 200 for each in (*readiness.outcomes, *other.outcomes)),
-        accepted_median=share(accepted, 0.5),
-        rejected_median=share(rejected, 0.5),
-        readiness_median=share(readiness.outcomes, 0.5),
-        other_median=share(other.outcomes, 0.5),
         lateness_p99=share(busy.outcomes, 0.99, _lateness),
         grown=resources.grown(held, memory=24 * MIB, descriptors=LIMIT, threads=2),
     )
