@@ -21,7 +21,8 @@ demo: install
 test: install
 	$(BIN)/pytest tests/unit tests/contracts -n 2 -q
 	$(BIN)/pytest tests/integration -n 2 --dist loadfile -q
-	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -m "not alone" -n 2 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -m alone -q
 
 test-swift: install
 	PYTHONPATH=tests $(BIN)/python -m support.swift_server $(BIN)/pytest tests/contracts/test_storage.py \
@@ -38,7 +39,8 @@ fix: install
 	$(BIN)/ruff format .
 
 e2e: install
-	$(BIN)/pytest tests/e2e -n 2 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -m "not alone" -n 2 --dist loadfile -q
+	$(BIN)/pytest tests/e2e -m alone -q
 
 bench: install
 	PYTHONPATH=tests $(BIN)/python benchmarks/report.py

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from support.overload import QUEUE, SERVICE, deployed, overload
 
 LATE = 0.25
 """Seconds by which the load itself may be late. More, and it is the machine that is overloaded."""
 
 
+@pytest.mark.alone
 def test_overload_costs_nobody_more_than_a_quick_no(tmp_path: Path) -> None:
     with deployed(tmp_path) as cortex:
         result = overload(cortex, seconds=4)
